@@ -1,0 +1,226 @@
+"""The acceptance table: which instances the models are meant for, as one list that gate, labelling and tests share.
+
+A rule looks at the header and returns an `Exclusion` or nothing. Rules run in the order of `ACCEPTANCE`; the first that
+objects is the reason given. What a rule does where its attribute is missing stands in `when_missing`, in both profiles.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
+
+from cxr_node.findings import Exclusion
+
+Profile = Literal["triage", "research"]
+
+MINIMUM_SIZE = 224
+MODALITIES = ("CR", "DX")
+FRONTAL = ("PA", "AP")
+CHEST_WORDS = frozenset({"CHEST", "THORAX"})
+# PS3.16 CID 4009 and its SRT and SNM3 predecessors.
+CHEST_CODES = frozenset(
+    {("816094009", "SCT"), ("51185008", "SCT"), ("43799004", "SCT"), ("T-D3000", "SRT"), ("T-D3000", "SNM3")}
+)
+# PS3.16 CID 4010, likewise.
+VIEW_CODES = {
+    ("272479007", "SCT"): "PA",
+    ("R-10214", "SRT"): "PA",
+    ("R-10214", "SNM3"): "PA",
+    ("399348003", "SCT"): "AP",
+    ("R-10206", "SRT"): "AP",
+    ("R-10206", "SNM3"): "AP",
+}
+
+SOP_CLASSES: dict[Profile, tuple[str, ...]] = {
+    "triage": (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation),
+    "research": (
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        SecondaryCaptureImageStorage,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table.
+
+    `attribute` is shown with the exclusion; `accepts` and `when_missing` are sentences for the labelling.
+    """
+
+    reason: str
+    attribute: str
+    accepts: str
+    when_missing: str
+    check: Callable[[Dataset, Profile], Exclusion | None]
+
+    def exclusion(self, message: str, value: object = "") -> Exclusion:
+        """Make this rule's exclusion."""
+        return Exclusion(self.reason, message, self.attribute, _shown(value))
+
+
+def _shown(value: object) -> str:
+    """A header value as it may be printed: short, one line, printable."""
+    text = "" if value is None else str(value)
+    return "".join(character if character.isprintable() else "?" for character in text)[:64]
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        value = "\\".join(str(part) for part in value) if hasattr(value, "__iter__") else str(value)
+    return value.strip().upper()
+
+
+def _integer(header: Dataset, keyword: str) -> int | None:
+    try:
+        return int(header[keyword].value)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _codes(header: Dataset, keyword: str) -> list[tuple[str, str]]:
+    items = header.get(keyword) or []
+    return [(_text(item, "CodeValue"), _text(item, "CodingSchemeDesignator")) for item in items]
+
+
+def _check_sop_class(header: Dataset, profile: Profile) -> Exclusion | None:
+    found = str(header.get("SOPClassUID") or "")
+    if found in SOP_CLASSES[profile]:
+        return None
+    rule = RULES["sop-class"]
+    name = getattr(header.get("SOPClassUID"), "name", found) or "no SOP class"
+    if found == DigitalXRayImageStorageForProcessing:
+        return rule.exclusion(
+            "an image For Processing has not been rendered for reading; send the one For Presentation", name
+        )
+    return rule.exclusion(f"{name} is not an image class that the models are meant for", name)
+
+
+def _check_modality(header: Dataset, _: Profile) -> Exclusion | None:
+    found = _text(header, "Modality")
+    if found in MODALITIES:
+        return None
+    return RULES["modality"].exclusion(f"Modality is {_shown(found) or 'absent'}, expected CR or DX", found)
+
+
+def _check_body_part(header: Dataset, _: Profile) -> Exclusion | None:
+    found = _text(header, "BodyPartExamined")
+    if CHEST_WORDS.intersection(re.split(r"[^A-Z]+", found)):
+        return None
+    if not found and CHEST_CODES.intersection(_codes(header, "AnatomicRegionSequence")):
+        return None
+    return RULES["body-part"].exclusion(f"Body Part Examined is {_shown(found) or 'absent'}, expected CHEST", found)
+
+
+def view_of(header: Dataset, profile: Profile) -> tuple[str, str]:
+    """Return the view and the attribute it was taken from; the view is empty where no attribute tells it."""
+    found = _text(header, "ViewPosition")
+    if found:
+        return found, "(0018,5101) View Position"
+    for code in _codes(header, "ViewCodeSequence"):
+        if code in VIEW_CODES:
+            return VIEW_CODES[code], "(0054,0220) View Code Sequence"
+    if profile == "research" and _text(header, "PatientPosition"):
+        return _text(header, "PatientPosition"), "(0018,5100) Patient Position"
+    return "", "(0018,5101) View Position"
+
+
+def _check_view(header: Dataset, profile: Profile) -> Exclusion | None:
+    found, attribute = view_of(header, profile)
+    if found in FRONTAL:
+        return None
+    message = f"{attribute.partition(' ')[2]} is {_shown(found) or 'absent'}, expected PA or AP"
+    return Exclusion("view", message, attribute, _shown(found))
+
+
+def _check_samples(header: Dataset, _: Profile) -> Exclusion | None:
+    found = _text(header, "PhotometricInterpretation")
+    if found in ("MONOCHROME1", "MONOCHROME2") and _integer(header, "SamplesPerPixel") in (None, 1):
+        return None
+    return RULES["photometric"].exclusion(
+        f"Photometric Interpretation is {_shown(found) or 'absent'}, expected MONOCHROME1 or MONOCHROME2", found
+    )
+
+
+def _check_frames(header: Dataset, _: Profile) -> Exclusion | None:
+    found = _integer(header, "NumberOfFrames")
+    if found in (None, 0, 1):
+        return None
+    return RULES["frames"].exclusion(f"the image has {found} frames, expected one", found)
+
+
+def _check_size(header: Dataset, _: Profile) -> Exclusion | None:
+    rows, columns = _integer(header, "Rows"), _integer(header, "Columns")
+    if rows is not None and columns is not None and min(rows, columns) >= MINIMUM_SIZE:
+        return None
+    return RULES["size"].exclusion(
+        f"the image has {rows} rows and {columns} columns, expected at least {MINIMUM_SIZE} of each",
+        f"{rows} x {columns}",
+    )
+
+
+def _check_bits(header: Dataset, _: Profile) -> Exclusion | None:
+    found = _integer(header, "BitsStored")
+    if found is not None and 8 <= found <= 16:
+        return None
+    return RULES["bits"].exclusion(
+        f"Bits Stored is {found if found is not None else 'absent'}, expected 8 to 16", found
+    )
+
+
+ACCEPTANCE: tuple[Rule, ...] = (
+    Rule(
+        "sop-class",
+        "(0008,0016) SOP Class UID",
+        "Computed Radiography or Digital X-Ray For Presentation; research also Secondary Capture",
+        "excluded",
+        _check_sop_class,
+    ),
+    Rule("modality", "(0008,0060) Modality", "CR or DX", "excluded", _check_modality),
+    Rule(
+        "body-part",
+        "(0018,0015) Body Part Examined",
+        "a value with the word CHEST or THORAX; where empty, a chest code in Anatomic Region Sequence (0008,2218)",
+        "excluded: the node does not guess a body part",
+        _check_body_part,
+    ),
+    Rule(
+        "view",
+        "(0018,5101) View Position",
+        "PA or AP; where empty, the code in View Code Sequence (0054,0220); research also Patient Position (0018,5100)",
+        "excluded: a lateral image would be scored as a frontal one",
+        _check_view,
+    ),
+    Rule(
+        "photometric",
+        "(0028,0004) Photometric Interpretation",
+        "MONOCHROME1 or MONOCHROME2, one sample per pixel",
+        "excluded",
+        _check_samples,
+    ),
+    Rule("frames", "(0028,0008) Number of Frames", "one frame", "accepted: an image without it has one", _check_frames),
+    Rule("size", "(0028,0010) Rows", f"at least {MINIMUM_SIZE} rows and columns", "excluded", _check_size),
+    Rule("bits", "(0028,0101) Bits Stored", "8 to 16 bits stored", "excluded", _check_bits),
+)
+
+RULES = {rule.reason: rule for rule in ACCEPTANCE}
+
+
+def judge_header(header: Dataset, profile: Profile) -> Exclusion | None:
+    """Return the first rule's objection, or None where the header describes an image the models may be meant for."""
+    for rule in ACCEPTANCE:
+        exclusion = rule.check(header, profile)
+        if exclusion is not None:
+            return exclusion
+    return None

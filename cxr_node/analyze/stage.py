@@ -1,0 +1,118 @@
+"""The stage: jobs in, outcomes out. TensorFlow lives in this process only."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+from cxr_node import __version__, metrics
+from cxr_node.analyze.analyzer import Analyzed, Analyzer, Prepared
+from cxr_node.analyze.study import OpenStudy, conclude, load_study, mark_failed, reference, settlement
+from cxr_node.clock import utc_now
+from cxr_node.inference import ModelPackage, find_package, package_folders
+from cxr_node.log import get_logger
+from cxr_node.reporting import Device, device_for
+from cxr_node.settings import Settings
+from cxr_node.work import Outcome, Worker
+from storage import Database, Doorbell, InstanceFiles
+from storage.jobs import Job
+
+log = get_logger("analyze")
+
+
+def load_packages(settings: Settings, names: Sequence[str]) -> list[ModelPackage]:
+    """Find and verify the named packages: a site's own in ``data_dir/packages`` before the released ones.
+
+    Raises
+    ------
+    PackageError
+        One is missing or altered.
+    """
+    return [find_package(name, package_folders(settings.data_dir)) for name in names]
+
+
+class AnalyzeStage:
+    """Handles claims of ANALYZE jobs, several studies in one batch."""
+
+    def __init__(
+        self, settings: Settings, database: Database, files: InstanceFiles, analyzer: Analyzer, device: Device
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+        self._analyzer = analyzer
+        self._device = device
+
+    def handle(self, claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Yield each study's settlement as soon as it is known."""
+        opened: list[OpenStudy] = []
+        for job in claimed:
+            study = load_study(self._database, self._files, job)
+            if study is None:
+                yield job, lambda connection: None
+            else:
+                opened.append(study)
+        prepared: list[list[Prepared]] = [
+            self._analyzer.prepare(
+                (self._files.path(image.location), reference(image), study.known.get(image.id, {}))
+                for image in study.images
+            )
+            for study in opened
+        ]
+        analyzed = iter(self._analyzer.analyze([item for group in prepared for item in group]))
+        for study, group in zip(opened, prepared, strict=True):
+            yield study.job, self._settle(study, [next(analyzed) for _ in group])
+
+    def _settle(self, study: OpenStudy, analyzed: list[Analyzed]) -> Outcome:
+        conclusion = conclude(study, analyzed, device=self._device, content_time=utc_now())
+        for item in analyzed:
+            exclusion = item.analysis.exclusion
+            metrics.IMAGES.labels("analysed" if exclusion is None else exclusion.reason).inc()
+        if conclusion is not None:
+            if conclusion.outcome.flagged:
+                metrics.FLAGGED.inc()
+            log.info(
+                "study_analysed",
+                study_instance_uid=study.study.study_instance_uid,
+                status=str(conclusion.outcome.status),
+                flagged=conclusion.outcome.flagged,
+                images=len(analyzed),
+                exclusions=sorted({item.analysis.exclusion.reason for item in analyzed if item.analysis.exclusion}),
+            )
+        return settlement(study, conclusion, files=self._files, destinations=self._settings.destination, now=utc_now)
+
+
+def run_analyze(settings: Settings, stop: threading.Event) -> None:
+    """Serve until `stop` is set.
+
+    Raises
+    ------
+    PackageError
+        A configured package is missing or altered: the stage refuses to serve.
+    """
+    database = Database(settings.database_url)
+    database.migrate()
+    files = InstanceFiles(settings.instances_dir)
+    analyzer = Analyzer(
+        load_packages(settings, settings.analyze.models),
+        shadow=load_packages(settings, settings.analyze.shadow),
+        profile=settings.node.profile,
+        cache_dir=settings.data_dir / "cache",
+    )
+    analyzer.warm()
+    log.info("analyze_ready", models=analyzer.devices(), profile=settings.node.profile)
+    device = device_for(settings.node.station_name, __version__, settings.data_dir)
+    worker = Worker(
+        database=database,
+        doorbell=Doorbell(settings.data_dir / "run"),
+        kinds=("analyze",),
+        topic="analyze",
+        handle=AnalyzeStage(settings, database, files, analyzer, device).handle,
+        owner=f"analyze:{os.getpid()}:main",
+        batch=settings.analyze.batch_size,
+        on_failed=mark_failed,
+        ring_after=("worklist", "deliver"),
+    )
+    try:
+        worker.run(stop)
+    finally:
+        database.dispose()

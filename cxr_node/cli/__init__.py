@@ -1,0 +1,105 @@
+"""The command line `cxr-node`. Each command lives in a module of its own and is imported when it is asked for."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cxr_node import __version__
+from cxr_node.errors import CxrNodeError, SettingsError
+from cxr_node.settings import Settings, load_settings
+from storage.errors import StorageError
+
+STAGES = ("receive", "analyze", "deliver", "worklist", "upkeep")
+ROLES = ("reader", "admin", "auditor", "service")
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; `handler` of a parsed command is ``module:function``."""
+    parser = argparse.ArgumentParser(
+        prog="cxr-node",
+        description="DICOM node for chest X-ray triage. Research prototype, not cleared for clinical use.",
+    )
+    parser.add_argument("--version", action="version", version=f"cxr-node {__version__}")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="node.toml; without it ./node.toml, else the defaults"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run every stage under one supervisor")
+    serve.set_defaults(handler="serve:serve")
+    for stage in STAGES:
+        command = commands.add_parser(stage, help=f"run the stage {stage} alone")
+        command.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
+        command.set_defaults(handler="stage:run_stage", stage=stage)
+
+    demo = commands.add_parser("demo", help="serve, send a drawn example study, show what comes back, stay up")
+    demo.add_argument("--exit", action="store_true", help="stop when the result is shown")
+    demo.set_defaults(handler="demo:demo")
+
+    send = commands.add_parser("send", help="send DICOM files by C-STORE")
+    send.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
+    send.add_argument("--to", required=True, metavar="AE@HOST:PORT", help="called AE title, address and port")
+    send.add_argument("--calling", default="CXR_SEND", metavar="AE", help="calling AE title")
+    send.set_defaults(handler="send:send")
+
+    predict = commands.add_parser("predict", help="run the models on files, without node or storage")
+    predict.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="DICOM, PNG or JPEG files, or folders")
+    predict.add_argument(
+        "--model", metavar="NAME", help="this package only; needed for PNG and JPEG, which carry no age"
+    )
+    predict.add_argument("--profile", choices=("triage", "research"), help="instead of the profile in node.toml")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line for each file")
+    predict.set_defaults(handler="predict:predict")
+
+    doctor = commands.add_parser("doctor", help="check disk, database, models and peers")
+    doctor.add_argument("--round-trip", action="store_true", help="send a drawn study through the running node as well")
+    doctor.set_defaults(handler="doctor:doctor")
+
+    config = commands.add_parser("config", help="look at the configuration")
+    config_commands = config.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
+    check = config_commands.add_parser("check", help="read node.toml and say what is wrong with it")
+    check.set_defaults(handler="config:check")
+
+    token = commands.add_parser("token", help="tokens for the API and the page")
+    token_commands = token.add_subparsers(dest="token_command", required=True, metavar="COMMAND")
+    create = token_commands.add_parser("create", help="make a token and print it once")
+    create.add_argument("name", metavar="NAME", help="who or what will use it")
+    create.add_argument("--role", required=True, choices=ROLES)
+    create.set_defaults(handler="token:create")
+    return parser
+
+
+def find_config(given: Path | None) -> Path | None:
+    """Return the file named on the command line, else ./node.toml where there is one."""
+    if given is not None:
+        return given
+    here = Path("node.toml")
+    return here if here.is_file() else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 failed, 2 wrong usage or configuration."""
+    arguments = build_parser().parse_args(argv)
+    arguments.config = find_config(arguments.config)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        settings: Settings = load_settings(arguments.config)
+        module, _, function = arguments.handler.partition(":")
+        handler = getattr(importlib.import_module(f"cxr_node.cli.{module}"), function)
+        return int(handler(settings, arguments) or EXIT_OK)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except (CxrNodeError, StorageError) as error:
+        print(f"cxr-node {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_FAILED

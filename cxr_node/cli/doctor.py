@@ -1,0 +1,182 @@
+"""`cxr-node doctor`: is this node able to work? One line a check, in words; exit status 1 where one failed."""
+
+import argparse
+import shutil
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from sqlalchemy.exc import SQLAlchemyError
+
+from cxr_node.cli.phantom import phantom_dataset
+from cxr_node.cli.send import Peer, send_files
+from cxr_node.clock import utc_now
+from cxr_node.errors import CxrNodeError
+from cxr_node.inference import find_package, golden_difference, package_folders
+from cxr_node.settings import Settings
+from storage import Database, studies
+from storage.errors import StorageError
+
+GOLDEN_TOLERANCE = 1e-3
+ROUND_TRIP_WITHIN_S = 60.0
+
+Check = Callable[[Settings], str]
+
+
+class Unwell(CxrNodeError):
+    """A check found something that keeps the node from working."""
+
+
+def _disk(settings: Settings) -> str:
+    folder = settings.data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free / 1e9
+    except OSError as error:
+        raise Unwell(f"{folder} cannot be written: {error.strerror}") from error
+    if free < settings.receive.min_free_gb:
+        raise Unwell(
+            f"{free:.1f} GB free in {folder}, below min_free_gb = {settings.receive.min_free_gb:g}: C-STORE is refused"
+        )
+    return f"{free:.1f} GB free in {folder}"
+
+
+def _database(settings: Settings) -> str:
+    database = Database(settings.database_url)
+    try:
+        with database.read():
+            pass
+        if not database.is_current():
+            return f"{database.dialect}: reachable, not yet at the newest migration; `serve` migrates it"
+        return f"{database.dialect}: reachable, at the newest migration"
+    except (SQLAlchemyError, StorageError) as error:
+        raise Unwell(f"database {settings.database_url.partition('://')[0]}: {type(error).__name__}") from error
+    finally:
+        database.dispose()
+
+
+def _models(settings: Settings) -> str:
+    names = (*settings.analyze.models, *settings.analyze.shadow)
+    packages = [find_package(name, package_folders(settings.data_dir)) for name in names]
+    return ", ".join(
+        f"{package.manifest.name} {package.manifest.version} ({package.digest[:12]})" for package in packages
+    )
+
+
+def _golden(settings: Settings) -> str:
+    worst = 0.0
+    for name in (*settings.analyze.models, *settings.analyze.shadow):
+        package = find_package(name, package_folders(settings.data_dir))
+        difference = golden_difference(package)
+        if difference > GOLDEN_TOLERANCE:
+            raise Unwell(f"{name}: golden scores differ by {difference:.2g}, more than {GOLDEN_TOLERANCE:g}")
+        worst = max(worst, difference)
+    return f"scores agree within {worst:.1g}"
+
+
+def _echo(ae_title: str, host: str, port: int) -> str:
+    ae = AE(ae_title="CXR_DOCTOR")
+    ae.add_requested_context(Verification)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.connection_timeout = 5
+    association = ae.associate(host, port, ae_title=ae_title)
+    if not association.is_established:
+        why = "it refused the association" if association.is_rejected else "no answer"
+        raise Unwell(f"C-ECHO {ae_title} at {host}:{port}: {why}")
+    status = association.send_c_echo()
+    association.release()
+    if "Status" not in status or status.Status != 0:
+        raise Unwell(f"C-ECHO {ae_title} at {host}:{port}: no success status")
+    return f"C-ECHO {ae_title} at {host}:{port} answered"
+
+
+def _listening(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((_local(host), port)) == 0
+
+
+def _local(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+
+
+def _receiver(settings: Settings) -> str:
+    receive = settings.receive
+    if not _listening(receive.host, receive.port):
+        raise Unwell(f"nothing listens on {receive.host}:{receive.port}: is the node running?")
+    return _echo(receive.ae_title, _local(receive.host), receive.port)
+
+
+def _web(settings: Settings) -> str:
+    url = f"http://{_local(settings.worklist.host)}:{settings.worklist.port}/readyz"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return f"{url} answered {answer.status}"
+    except urllib.error.HTTPError as error:
+        raise Unwell(f"{url} answered {error.code}: {error.read(500).decode(errors='replace')}") from error
+    except OSError as error:
+        raise Unwell(f"{url}: no answer: is the node running?") from error
+
+
+def _destinations(settings: Settings) -> Iterator[tuple[str, Check]]:
+    for destination in settings.destination:
+        if destination.kind == "c-store":
+            yield (
+                f"destination {destination.name}",
+                lambda _, item=destination: _echo(item.ae_title, item.host, item.port),  # type: ignore[misc]
+            )
+
+
+def _round_trip(settings: Settings) -> str:
+    dataset = phantom_dataset(utc_now(), np.random.default_rng(), opacity=1.0, accession_number="DOCTOR")
+    uid = str(dataset.StudyInstanceUID)
+    receive = settings.receive
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "phantom.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        for sent in send_files([path], Peer(receive.ae_title, _local(receive.host), receive.port), "CXR_DOCTOR"):
+            if sent.status != 0:
+                raise Unwell(f"C-STORE of a drawn study was answered {sent.status}: {sent.reason}")
+    database = Database(settings.database_url)
+    try:
+        while time.monotonic() - started < ROUND_TRIP_WITHIN_S:
+            with database.read() as connection:
+                study = studies.get(connection, uid)
+            if study is not None and study.status != "pending":
+                return f"a drawn study was {study.status.replace('_', ' ')} in {time.monotonic() - started:.2f} s"
+            time.sleep(0.05)
+    finally:
+        database.dispose()
+    raise Unwell(f"a drawn study was received but had no result after {ROUND_TRIP_WITHIN_S:g} s")
+
+
+def doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Run the checks and print them."""
+    checks: list[tuple[str, Check]] = [
+        ("disk", _disk),
+        ("database", _database),
+        ("models", _models),
+        ("golden inputs", _golden),
+        ("receiver", _receiver),
+        ("worklist", _web),
+        *_destinations(settings),
+    ]
+    if arguments.round_trip:
+        checks.append(("round trip", _round_trip))
+    failed = 0
+    for name, check in checks:
+        try:
+            print(f"ok      {name}: {check(settings)}", flush=True)
+        except (CxrNodeError, StorageError) as error:
+            failed += 1
+            print(f"FAILED  {name}: {error}", flush=True)
+    return 1 if failed else 0

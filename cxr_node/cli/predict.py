@@ -1,0 +1,93 @@
+"""`cxr-node predict`: the models on files, by the same gate and the same pixels as the node, without its storage."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cxr_node.analyze import Analyzer, load_packages
+from cxr_node.analyze.analyzer import Prepared
+from cxr_node.cli.send import files_of
+from cxr_node.errors import CxrNodeError, UnreadablePixels
+from cxr_node.findings import Exclusion, ImageReference
+from cxr_node.imaging import radiograph_from_picture_file
+from cxr_node.log import configure_logging
+from cxr_node.settings import Settings
+
+PICTURE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+BATCH = 32
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file begins as a PNG or a JPEG does; the name is not asked."""
+    with path.open("rb") as handle:
+        start = handle.read(8)
+    return start.startswith(PICTURE_SIGNATURES)
+
+
+def predict(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print a line per file; the exit status is 1 where there was no file."""
+    configure_logging("warning")
+    names = (arguments.model,) if arguments.model else settings.analyze.models
+    packages = load_packages(settings, names)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = settings.data_dir / "cache" if (settings.data_dir / "cache").is_dir() else Path(folder)
+        analyzer = Analyzer(packages, profile=arguments.profile or settings.node.profile, cache_dir=cache)
+        count = 0
+        for line in _lines(analyzer, list(files_of(arguments.paths)), arguments.model):
+            count += 1
+            print(json.dumps(line, ensure_ascii=False) if arguments.json else _readable(line), flush=True)
+    if not count:
+        raise CxrNodeError("no file found in the paths given")
+    return 0
+
+
+def _lines(analyzer: Analyzer, paths: list[Path], model: str | None) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(paths), BATCH):
+        chunk = paths[start : start + BATCH]
+        prepared = [_prepare(analyzer, path, model) for path in chunk]
+        for path, item in zip(chunk, analyzer.analyze(prepared), strict=True):
+            exclusion = item.analysis.exclusion
+            score = max(item.analysis.scores, key=lambda score: (score.flagged, score.probability), default=None)
+            yield {
+                "path": str(path),
+                "model": score.model if score else None,
+                "finding": score.finding if score else None,
+                "probability": round(score.probability, 6) if score else None,
+                "threshold": score.threshold if score else None,
+                "flagged": score.flagged if score else None,
+                "exclusion": None
+                if exclusion is None
+                else {
+                    "reason": exclusion.reason,
+                    "message": exclusion.message,
+                    "attribute": exclusion.attribute,
+                    "value": exclusion.value,
+                },
+                "notes": list(item.analysis.notes),
+            }
+
+
+def _prepare(analyzer: Analyzer, path: Path, model: str | None) -> Prepared:
+    nowhere = ImageReference("", "", "")
+    if not is_picture(path):
+        return analyzer.prepare([(path, nowhere, {})])[0]
+    if model is None:
+        message = "a picture carries no age and no view: name the model with --model"
+        return Prepared(nowhere, exclusion=Exclusion("no-header", message))
+    try:
+        return analyzer.prepare_picture(radiograph_from_picture_file(path), analyzer.packages[0])
+    except UnreadablePixels as error:
+        return Prepared(nowhere, exclusion=Exclusion("unreadable-pixels", str(error)))
+
+
+def _readable(line: dict[str, Any]) -> str:
+    if line["exclusion"]:
+        return f"{line['path']}: not analysed: {line['exclusion']['message']}"
+    verdict = "flagged" if line["flagged"] else "not flagged"
+    return (
+        f"{line['path']}: {verdict} by {line['model']}: probability of {line['finding']} {line['probability']:.3f}, "
+        f"threshold {line['threshold']:.3f}"
+    )

@@ -1,0 +1,131 @@
+"""What is sent: the stored bytes of a result object, or of its twin in another SOP class, made once and then kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import dcmread
+from sqlalchemy.engine import Connection
+
+from cxr_node.clock import utc_now
+from cxr_node.errors import DeliveryError, Disposition
+from cxr_node.reporting import as_class, encode
+from cxr_node.reporting.fallback import SR_CLASSES
+from storage import Database, InstanceFiles, deliveries, results
+from storage.deliveries import Delivery
+from storage.results import ResultObject
+
+
+class NothingToSend(DeliveryError):
+    """The result has no object of the delivery's kind."""
+
+    disposition = Disposition.FAIL  # a result's objects are complete when it is stored
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """A result object as it lies on disk, on its way to one destination."""
+
+    delivery_id: int
+    result_id: int
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """SOP classes it can be sent as, the one to try first in front; each later one says less."""
+        if self.sop_class_uid not in SR_CLASSES:
+            return (self.sop_class_uid,)
+        return (self.sop_class_uid, *(uid for uid in SR_CLASSES if uid != self.sop_class_uid))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a destination took. `reason` is empty, or the sentence of its warning."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    reason: str = ""
+
+
+class Shelf:
+    """Takes result objects from storage for the destinations, and keeps the twins that are made of them."""
+
+    def __init__(self, database: Database, files: InstanceFiles, now: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._files = files
+        self._now = now
+
+    def load(self, connection: Connection, delivery: Delivery) -> StoredObject:
+        """Return what the delivery was last tried with, else the object as it was made.
+
+        Raises
+        ------
+        NothingToSend
+        """
+        stored = self._objects(connection, delivery.result_id, delivery.kind)
+        chosen = next((item for item in stored if item.sop_instance_uid == delivery.sop_instance_uid), stored[0])
+        return self._stored(delivery.id, chosen)
+
+    def twin(self, stored: StoredObject, sop_class_uid: str) -> StoredObject:
+        """Return the object in that class; where it was never needed before, make it and store it first.
+
+        The choice is written to the delivery before anything is sent: an attempt that dies after the peer's answer is
+        followed by one with the same object, not by a second report under another UID.
+
+        Raises
+        ------
+        NothingToSend
+        """
+        if sop_class_uid == stored.sop_class_uid:
+            return stored
+        with self._database.read() as connection:
+            known = self._objects(connection, stored.result_id, stored.kind)
+        chosen = next((item for item in known if item.sop_class_uid == sop_class_uid), None)
+        if chosen is None:
+            made = as_class(dcmread(BytesIO(self._files.read(known[0].location))), sop_class_uid)
+            sop_instance_uid = str(made.SOPInstanceUID)
+            location = self._files.write_object(sop_instance_uid, encode(made))
+        else:
+            sop_instance_uid, location = chosen.sop_instance_uid, chosen.location
+        with self._database.begin() as connection:
+            now = self._now()
+            chosen = results.add_object(
+                connection,
+                stored.result_id,
+                kind=stored.kind,
+                sop_class_uid=sop_class_uid,
+                sop_instance_uid=sop_instance_uid,
+                location=location,
+                now=now,
+            )
+            deliveries.set_state(
+                connection,
+                stored.delivery_id,
+                deliveries.SCHEDULED,
+                now=now,
+                reason="the destination takes another SR class than the report's own",
+                sop_instance_uid=sop_instance_uid,
+                sop_class_uid=sop_class_uid,
+            )
+        return self._stored(stored.delivery_id, chosen)
+
+    def _objects(self, connection: Connection, result_id: int, kind: str) -> list[ResultObject]:
+        stored = [item for item in results.objects(connection, result_id) if item.kind == kind]
+        if not stored:
+            raise NothingToSend(f"result {result_id} has no object of kind {kind}")
+        return stored
+
+    def _stored(self, delivery_id: int, item: ResultObject) -> StoredObject:
+        return StoredObject(
+            delivery_id=delivery_id,
+            result_id=item.result_id,
+            kind=item.kind,
+            sop_class_uid=item.sop_class_uid,
+            sop_instance_uid=item.sop_instance_uid,
+            path=self._files.path(item.location),
+        )

@@ -1,0 +1,27 @@
+"""Model packages and the engine that runs them. TensorFlow is loaded when an engine is made, not by importing this."""
+
+from cxr_node.inference.engine import Engine
+from cxr_node.inference.package import (
+    BUILTIN,
+    IntendedUse,
+    Manifest,
+    ModelPackage,
+    OperatingPoint,
+    find_package,
+    load_package,
+    package_folders,
+    probability,
+)
+
+__all__ = [
+    "BUILTIN",
+    "Engine",
+    "IntendedUse",
+    "Manifest",
+    "ModelPackage",
+    "OperatingPoint",
+    "find_package",
+    "load_package",
+    "package_folders",
+    "probability",
+]

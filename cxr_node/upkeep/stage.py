@@ -1,0 +1,204 @@
+"""The stage: APScheduler is the clock, the tasks are a table.
+
+What is of this host (leases that ran out, temporary files, the models on its disk) runs on every host. What is of the
+shared storage is put into the queue instead, one row a task, so that of many hosts one runs it, under a lease. A task
+that fails is logged, stops no other, and runs again when it is due next; all may run any number of times.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from cxr_node import metrics
+from cxr_node.clock import utc_now
+from cxr_node.inference import package_folders
+from cxr_node.log import get_logger
+from cxr_node.settings import Settings
+from cxr_node.upkeep.retention import delete_expired
+from cxr_node.upkeep.self_test import Interrupted, run_apart
+from cxr_node.work import Outcome, Worker
+from storage import Database, Doorbell, InstanceFiles, audit, jobs
+from storage.jobs import Job
+
+log = get_logger("upkeep")
+
+KIND = "upkeep"
+TOPIC = "upkeep"
+WORKED_TOPICS = ("analyze", "deliver", "upkeep")
+
+TEMPORARY_AFTER_S = 3600.0  # no association lives that long without a fragment
+RETENTION_EVERY_S = 3600.0
+# Models and first studies have the machine to themselves for a while after a start.
+FIRST_SELF_TEST_S = 30.0
+FIRST_RETENTION_S = 60.0
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table. A shared task is claimed from the queue by one host."""
+
+    name: str
+    every_s: float
+    first_s: float
+    shared: bool
+    run: Callable[[], None]
+
+
+class Upkeep:
+    """The tasks, as methods that need no argument."""
+
+    def __init__(self, settings: Settings, database: Database, files: InstanceFiles, stop: threading.Event) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+        self._stop = stop
+        self.doorbell = Doorbell(settings.data_dir / "run")
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Return the table."""
+        upkeep = self._settings.upkeep
+        return (
+            Task("recover-leases", upkeep.sweep_s, 0.0, False, self.recover_leases),
+            Task("sweep-temporary", upkeep.sweep_s, 0.0, False, self.sweep_temporary),
+            Task("retention", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.retention),
+            Task("self-test", upkeep.self_test_min * 60, FIRST_SELF_TEST_S, False, self.self_test),
+        )
+
+    def recover_leases(self) -> None:
+        """Give jobs back whose worker died or hung, and wake those who can do them."""
+        with self._database.begin() as connection:
+            recovered = jobs.recover_expired(connection, now=utc_now())
+        if recovered:
+            log.warning("leases_recovered", jobs=recovered)
+            for topic in WORKED_TOPICS:
+                self.doorbell.ring(topic)
+
+    def sweep_temporary(self) -> None:
+        """Remove what broken associations left in the folder of incoming files."""
+        removed = self._files.sweep(TEMPORARY_AFTER_S, utc_now())
+        if removed:
+            log.info("temporary_files_removed", files=removed)
+
+    def retention(self) -> None:
+        """Delete the bytes of instances past their retention."""
+        days = self._settings.upkeep.retention_days
+        if days == 0:
+            return
+        now = utc_now()
+        before = now - timedelta(days=days)
+        done = delete_expired(self._database, self._files, before=before, now=now, stop=self._stop)
+        if done.deleted or done.orphans or done.kept:
+            log.info(
+                "retention_done",
+                deleted=done.deleted,
+                bytes=done.bytes,
+                kept_unfinished=done.kept,
+                orphans=done.orphans,
+            )
+
+    def self_test(self) -> None:
+        """Run the golden inputs of every configured package; a failure is shown by metric, log and audit trail."""
+        settings = self._settings
+        names = tuple(dict.fromkeys((*settings.analyze.models, *settings.analyze.shadow)))
+        started = time.monotonic()
+        try:
+            tested = run_apart(names, package_folders(settings.data_dir), settings.data_dir / "cache", self._stop)
+        except Interrupted:
+            return
+        failed = [item for item in tested if not item.passed]
+        metrics.SELF_TEST.set(0 if failed else 1)
+        seconds = round(time.monotonic() - started, 2)
+        for item in failed:
+            log.error("self_test_failed", package=item.package, digest=item.digest, reason=item.reason)
+        if failed:
+            with self._database.begin() as connection:
+                for item in failed:
+                    detail = {"package": item.package, "digest": item.digest, "reason": item.reason}
+                    audit.record(connection, "self_test_failed", actor="upkeep", now=utc_now(), detail=detail)
+        else:
+            log.info(
+                "self_test_passed",
+                seconds=seconds,
+                packages={item.package: item.digest[:12] for item in tested},
+                largest_difference=max((item.difference or 0.0 for item in tested), default=0.0),
+            )
+
+    def queue(self, task: Task) -> None:
+        """Put a shared task into the queue; while another host runs it, it is noted and run after."""
+        with self._database.begin() as connection:
+            now = utc_now()
+            jobs.schedule(connection, KIND, task.name, run_at=now, now=now)
+        self.doorbell.ring(TOPIC)
+
+    def handle(self, claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Run the shared tasks that this host claimed; one that this release does not know is settled."""
+        by_name = {task.name: task for task in self.tasks() if task.shared}
+        for job in claimed:
+            if job.key in by_name:
+                by_name[job.key].run()
+            yield job, lambda connection: None
+
+    def worker(self) -> Worker:
+        """Return the worker of the shared tasks."""
+        return Worker(
+            database=self._database,
+            doorbell=self.doorbell,
+            kinds=(KIND,),
+            topic=TOPIC,
+            handle=self.handle,
+            owner=f"{KIND}:{os.getpid()}",
+            max_attempts=lambda job: ATTEMPTS,
+        )
+
+
+def make_scheduler(upkeep: Upkeep) -> BackgroundScheduler:
+    """Return the clock with every task of the table, not started."""
+    # It prints tracebacks; `_report` logs the same as one line.
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+    tasks = upkeep.tasks()
+    scheduler = BackgroundScheduler(
+        timezone=UTC,
+        executors={"default": ThreadPoolExecutor(len(tasks))},
+        # A machine that slept or was busy runs a missed task once; a task never overtakes itself.
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+    )
+    scheduler.add_listener(_report, EVENT_JOB_ERROR)
+    for task in tasks:
+        scheduler.add_job(
+            upkeep.queue if task.shared else task.run,
+            "interval",
+            args=(task,) if task.shared else (),
+            seconds=task.every_s,
+            id=task.name,
+            next_run_time=utc_now() + timedelta(seconds=task.first_s),
+        )
+    return scheduler
+
+
+def _report(event: JobExecutionEvent) -> None:
+    log.error("upkeep_failed", task=event.job_id, exc_info=event.exception)
+
+
+def run_upkeep(settings: Settings, stop: threading.Event) -> None:
+    """Serve until `stop` is set."""
+    database = Database(settings.database_url)
+    database.migrate()
+    upkeep = Upkeep(settings, database, InstanceFiles(settings.instances_dir), stop)
+    scheduler = make_scheduler(upkeep)
+    scheduler.start()
+    log.info("upkeep_ready", tasks=[task.name for task in upkeep.tasks()])
+    try:
+        upkeep.worker().run(stop)
+    finally:
+        stop.set()
+        scheduler.shutdown(wait=True)
+        database.dispose()

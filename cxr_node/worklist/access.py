@@ -1,0 +1,101 @@
+"""Who may see the list: a token where one is asked for, and on loopback only who speaks to loopback."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
+
+from cxr_node.settings import Worklist
+from storage import Database, tokens
+
+COOKIE = "cxr_node_token"
+COOKIE_AGE_S = 12 * 3600  # a shift; the token itself ends when it is revoked
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads: the token's name and role, or the address where no token is asked for."""
+
+    name: str
+    role: str
+
+
+class AccessDenied(Exception):  # noqa: N818 not an error of the node: an answer to a request
+    """The request shows no token, or one that nobody holds."""
+
+
+class WrongHost(Exception):  # noqa: N818
+    """The Host header names another machine, although only this one is served."""
+
+
+class Access:
+    """Decides about one request.
+
+    Without a token the list is served on loopback only, and there to requests whose Host header names loopback: a web
+    page elsewhere that points a name of its own at 127.0.0.1 (DNS rebinding) gets nothing.
+    """
+
+    def __init__(self, database: Database, settings: Worklist) -> None:
+        self._database = database
+        self._hosts = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
+        self.required = settings.require_token == "always" or (
+            settings.require_token == "auto" and not is_loopback(settings.host)
+        )
+        self._checks_host = not self.required and is_loopback(settings.host)
+
+    def check_host(self, connection: HTTPConnection) -> None:
+        """Raise WrongHost where the name in the request is not ours."""
+        if self._checks_host and (connection.url.hostname or "").lower().strip("[]") not in self._hosts:
+            raise WrongHost
+
+    def reader(self, connection: HTTPConnection) -> Reader:
+        """Return who asks; raises AccessDenied where a token is needed and missing."""
+        self.check_host(connection)
+        secret = bearer_of(connection)
+        if secret:
+            with self._database.read() as opened:
+                token = tokens.find(opened, secret)
+            if token is not None:
+                return Reader(token.name, token.role)
+        if self.required:
+            raise AccessDenied
+        return Reader(f"anonymous@{connection.client.host if connection.client else 'unknown'}", "reader")
+
+
+def bearer_of(connection: HTTPConnection) -> str:
+    """Return the secret of the Authorization header, else of the cookie; empty without one."""
+    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return secret.strip()
+    return connection.cookies.get(COOKIE, "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on that address can be reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def local_target(target: str) -> str:
+    """Return the page to go to after signing in; anything but a path of this site is the list."""
+    is_path = target.startswith("/") and not target.startswith("//") and "\\" not in target and target.isprintable()
+    return quote(target, safe="/?=&%-._~+,:") if is_path else "/"
+
+
+def current_reader(
+    request: Request, _: Annotated[object, Depends(HTTPBearer(auto_error=False, description="`cxr-node token create`"))]
+) -> Reader:
+    """FastAPI dependency: who asks."""
+    access: Access = request.app.state.services.access
+    return access.reader(request)
+
+
+CurrentReader = Annotated[Reader, Depends(current_reader)]

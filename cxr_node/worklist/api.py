@@ -1,0 +1,188 @@
+"""The JSON API: the worklist as programs read it. Times are ISO 8601, UTC."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from cxr_node.findings import OrderedPriority, StudyStatus
+from cxr_node.worklist.access import CurrentReader
+from cxr_node.worklist.listing import Entry
+from cxr_node.worklist.services import Services
+
+PRIORITIES = "STAT, HIGH, MEDIUM, ROUTINE or LOW, the defined terms of (0040,1003)"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class PatientContextBody(_Body):
+    """Whom and what the images show, as the sender wrote it; empty where it wrote nothing."""
+
+    patient_name: str = Field(description="with `^` between components and `=` between groups")
+    patient_id: str
+    issuer_of_patient_id: str
+    birth_date: str = Field(description="DICOM DA, e.g. `19760102`")
+    sex: str
+    age: str = Field(description="DICOM AS, e.g. `050Y`")
+    accession_number: str
+    study_id: str
+    study_date: str
+    study_time: str
+    study_description: str
+    referring_physician_name: str
+    modality: str
+    body_part: str
+    view: str
+    ordered_priority: str = Field(description="as the sender wrote it")
+
+
+class FindingBody(_Body):
+    """A finding of a model in the study: the highest over its images, with the operating point it was held against."""
+
+    model: str
+    version: str
+    finding: str
+    probability: float = Field(ge=0, le=1)
+    threshold: float = Field(ge=0, le=1)
+    flagged: bool
+
+
+class ExclusionBody(_Body):
+    """An image that was not analysed, and why."""
+
+    sop_instance_uid: str
+    reason: str = Field(description="name of the acceptance rule")
+    message: str = Field(description="the reason in words")
+    attribute: str = Field(description="e.g. `(0018,0015) Body Part Examined`")
+    value: str = Field(description="what was found there; empty when absent")
+
+
+class DeliveryBody(_Body):
+    """A result object of the current revision on its way to a destination."""
+
+    destination: str
+    object: str
+    state: Literal["SCHEDULED", "DELIVERED", "COMMITTED", "FAILED", "SUPERSEDED"]
+    reason: str = Field(description="what the last try met; empty when nothing went wrong")
+
+
+class StudyBody(_Body):
+    """A study on the worklist."""
+
+    study_instance_uid: str
+    patient_context: PatientContextBody
+    received_at: datetime = Field(description="when its first image was stored; waiting time counts from here")
+    notified_at: datetime | None = Field(description="when its first result was visible; null before")
+    status: StudyStatus = Field(description="pending: no result yet; not_analysed: every image was excluded")
+    flagged: bool = Field(description="an image crossed an operating point. False never means that disease is absent")
+    ordered_priority: OrderedPriority = Field(description=f"{PRIORITIES}; ROUTINE where the order says nothing")
+    ai_priority: OrderedPriority | None = Field(description="what the AI proposes; null when it proposes nothing")
+    effective_priority: OrderedPriority = Field(description="the higher of both; never below the ordered one")
+    findings: list[FindingBody]
+    exclusions: list[ExclusionBody]
+    revision: int = Field(description="of the current result; 0 without one")
+    deliveries: list[DeliveryBody]
+    conflicts: int = Field(description="different objects that came under a known SOP Instance UID; kept apart")
+    images: int = Field(description="SOP Instances received")
+
+
+class StudyListBody(_Body):
+    """A page of the worklist, in reading order."""
+
+    total: int = Field(description="studies on the list with the status asked for")
+    limit: int
+    offset: int
+    studies: list[StudyBody]
+
+
+class ProblemBody(_Body):
+    """Why there is no answer."""
+
+    detail: str
+
+
+router = APIRouter(
+    prefix="/api",
+    tags=["studies"],
+    responses={401: {"model": ProblemBody, "description": "a token is needed"}, 503: {"model": ProblemBody}},
+)
+
+
+@router.get("/studies", summary="The worklist, in reading order")
+def list_studies(
+    request: Request,
+    reader: CurrentReader,
+    status: Annotated[StudyStatus | None, Query(description="only studies in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> StudyListBody:
+    """Highest priority first, then longest waiting; past the maximum wait a study rises to the top in turn."""
+    services: Services = request.app.state.services
+    found = [study for study in services.listing.studies() if status is None or study.status == status]
+    entries = services.listing.entries(found[offset : offset + limit])
+    services.audit.record("worklist_read", actor=reader.name, role=reader.role, studies=len(entries))
+    return StudyListBody(
+        total=len(found), limit=limit, offset=offset, studies=[study_body(entry) for entry in entries]
+    )
+
+
+@router.get(
+    "/studies/{study_instance_uid:path}",
+    summary="One study",
+    responses={404: {"model": ProblemBody, "description": "never received"}},
+)
+def read_study(request: Request, reader: CurrentReader, study_instance_uid: str) -> StudyBody:
+    """A study stays readable here after it left the list."""
+    services: Services = request.app.state.services
+    entry = services.listing.entry(study_instance_uid)
+    if entry is None:
+        raise HTTPException(404, "no image of a study with this Study Instance UID was received")
+    services.audit.record(
+        "study_read", actor=reader.name, study_instance_uid=study_instance_uid, role=reader.role, by="api"
+    )
+    return study_body(entry)
+
+
+def study_body(entry: Entry) -> StudyBody:
+    """Return the study as the API shows it."""
+    study = entry.study
+    return StudyBody(
+        study_instance_uid=study.study_instance_uid,
+        patient_context=PatientContextBody(**vars(study.context)),
+        received_at=study.first_received_at,
+        notified_at=study.notified_at,
+        status=StudyStatus(study.status),
+        flagged=study.flagged,
+        ordered_priority=entry.ordered,
+        ai_priority=entry.ai,
+        effective_priority=entry.effective,
+        findings=[
+            FindingBody(
+                model=score["model"],
+                version=score["model_version"],
+                finding=score["finding"],
+                probability=score["probability"],
+                threshold=score["threshold"],
+                flagged=score["flagged"],
+            )
+            for score in entry.of_outcome("findings")
+        ],
+        exclusions=[ExclusionBody(**exclusion) for exclusion in entry.of_outcome("exclusions")],
+        revision=study.revision,
+        deliveries=[
+            DeliveryBody.model_validate(
+                {
+                    "destination": item.destination,
+                    "object": item.kind,
+                    "state": item.state,
+                    "reason": item.reason,
+                }
+            )
+            for item in entry.deliveries
+        ],
+        conflicts=study.conflicts,
+        images=study.images,
+    )

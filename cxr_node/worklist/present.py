@@ -1,0 +1,220 @@
+"""The words of the page: what a study's row says. Case level, no probability, never that a disease is absent."""
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from cxr_node.worklist.listing import Entry
+from storage.deliveries import COMMITTED, DELIVERED, FAILED, SCHEDULED, SUPERSEDED, Delivery
+from storage.studies import ANALYSED, NOT_ANALYSED, PENDING, PatientContext
+from storage.studies import FAILED as STUDY_FAILED
+
+BANNER = (
+    "Research prototype, not cleared for clinical use. Not for diagnosis. Runs beside the normal order of reading."
+)
+_SCRIPT_SCHEMES = ("javascript", "data", "vbscript", "file", "blob")
+_DELIVERY_WORDS = {
+    SCHEDULED: "waiting",
+    DELIVERED: "delivered",
+    COMMITTED: "delivered, committed",
+    FAILED: "failed",
+    SUPERSEDED: "superseded",
+}
+_STATUS_WORDS = {
+    PENDING: "Pending",
+    ANALYSED: "Analysed",
+    NOT_ANALYSED: "Not analysed",
+    STUDY_FAILED: "Failed",
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What the AI says of a study: `mark` is a shape, so that no state is told by color alone."""
+
+    name: str  # css class: pending, flagged, not-flagged, not-analysed, failed
+    mark: str
+    label: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A time twice: for machines, and in the site's zone for people."""
+
+    iso: str
+    text: str
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    """A result object on its way to a destination."""
+
+    destination: str
+    object: str
+    revision: int
+    name: str  # css class
+    label: str
+    reason: str
+    attempts: int
+    at: Instant
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the list."""
+
+    uid: str
+    href: str
+    viewer: str
+    priority: str
+    priority_reason: str
+    waited: str
+    left: str
+    overdue: bool
+    state: State
+    names: tuple[str, ...]
+    patient_id: str
+    accession_number: str
+    age: str
+    sex: str
+    view: str
+    modality: str
+    received: Instant
+    models: tuple[str, ...]
+    deliveries: tuple[DeliveryRow, ...]
+
+
+def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
+    """Return the line of a study."""
+    study, context = entry.study, entry.study.context
+    return Row(
+        uid=shown(study.study_instance_uid),
+        href="/studies/" + quote(study.study_instance_uid, safe=""),
+        viewer=viewer_link(viewer_url, study.study_instance_uid),
+        priority=str(entry.effective),
+        priority_reason=priority_reason(entry),
+        waited=duration(entry.waited),
+        left=f"{duration(-entry.left)} past maximum" if entry.overdue else f"{duration(entry.left)} to maximum",
+        overdue=entry.overdue,
+        state=state(entry),
+        names=names(context.patient_name),
+        patient_id=shown(context.patient_id),
+        accession_number=shown(context.accession_number),
+        age=age(context, study.first_received_at),
+        sex=shown(context.sex),
+        view=shown(context.view),
+        modality=shown(context.modality),
+        received=instant(study.first_received_at, zone, now),
+        models=tuple(
+            sorted({f"{shown(score['model'])} {shown(score['model_version'])}" for score in entry.of_outcome("findings")})
+        ),
+        deliveries=tuple(delivery(item, zone, now) for item in entry.deliveries),
+    )
+
+
+def state(entry: Entry) -> State:
+    """Return what the AI says. A study that is pending again after a result keeps that result."""
+    study = entry.study
+    if study.status == ANALYSED and study.flagged:
+        flagged = sorted({shown(score["finding"]) for score in entry.of_outcome("findings") if score["flagged"]})
+        return State("flagged", "▲", "Flagged", ", ".join(f"suspected {finding}" for finding in flagged))
+    if study.status == ANALYSED:
+        return State("not-flagged", "–", "Not flagged", "")
+    if study.status == NOT_ANALYSED:
+        reasons = dict.fromkeys(shown(item["message"] or item["reason"]) for item in entry.of_outcome("exclusions"))
+        return State("not-analysed", "⊘", "Not analysed", "; ".join(reasons) or "the study holds no image")
+    if study.status == STUDY_FAILED:
+        return State("failed", "✕", "Failed", shown(entry.failure) or "analysis was given up")
+    return State("pending", "…", "Pending", "")
+
+
+def priority_reason(entry: Entry) -> str:
+    """Return where the effective priority comes from, and that a study rose because it waited."""
+    if entry.ai is not None and entry.effective != entry.ordered:
+        reason = f"raised by AI from {entry.ordered}"
+    elif entry.effective != entry.ordered:
+        reason = "kept from an earlier revision; never lowered"
+    elif entry.study.ordered_priority.strip():
+        reason = "as ordered"
+    else:
+        reason = "no priority ordered"
+    return f"{reason}; past maximum wait" if entry.overdue else reason
+
+
+def delivery(item: Delivery, zone: ZoneInfo, now: datetime) -> DeliveryRow:
+    """Return a delivery in words."""
+    label = _DELIVERY_WORDS.get(item.state, item.state)
+    if item.state == SCHEDULED and item.attempts:
+        label = f"waiting after {item.attempts} {'try' if item.attempts == 1 else 'tries'}"
+    return DeliveryRow(
+        destination=shown(item.destination),
+        object=item.kind.upper(),
+        revision=item.revision,
+        name=item.state.lower(),
+        label=label,
+        reason=shown(item.reason),
+        attempts=item.attempts,
+        at=instant(item.delivered_at or item.updated_at, zone, now),
+    )
+
+
+def status_word(status: str) -> str:
+    """Return a result's status in words."""
+    return _STATUS_WORDS.get(status, status)
+
+
+def names(patient_name: str) -> tuple[str, ...]:
+    """Return the component groups of a person name, family name first; one empty name where there is none."""
+    groups = []
+    for group in patient_name.split("="):
+        family, _, rest = group.partition("^")
+        given = " ".join(part for part in rest.split("^") if part.strip())
+        name = f"{family.strip()}, {given}" if given and family.isascii() else f"{family} {given}"
+        if name.strip(" ,"):
+            groups.append(shown(name.strip()))
+    return tuple(groups) or ("",)
+
+
+def age(context: PatientContext, at: datetime) -> str:
+    """Return the age of (0010,1010), else that by birth date; empty when neither can be read."""
+    value = context.age.strip()
+    if len(value) == 4 and value[:3].isdigit() and value[3] in "DWMY":
+        return f"{int(value[:3])} {value[3].lower()}"
+    try:
+        born = date(int(context.birth_date[:4]), int(context.birth_date[4:6]), int(context.birth_date[6:8]))
+    except ValueError:
+        return shown(value)
+    years = at.year - born.year - ((at.month, at.day) < (born.month, born.day))
+    return f"{years} y" if 0 <= years < 150 else ""
+
+
+def duration(time: timedelta) -> str:
+    """Return a time span in minutes, from two hours on in hours and minutes, from two days on in days and hours."""
+    minutes = max(0, int(time.total_seconds() // 60))
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 2 * 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
+
+
+def instant(at: datetime, zone: ZoneInfo, now: datetime) -> Instant:
+    """Return a time; its date only where it is not today."""
+    local = at.astimezone(zone)
+    is_today = local.date() == now.astimezone(zone).date()
+    return Instant(at.isoformat(), local.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M"))
+
+
+def viewer_link(viewer_url: str, study_instance_uid: str) -> str:
+    """Return the link to the site's viewer, empty without one; a scheme that runs code is no link."""
+    if not viewer_url or viewer_url.strip().partition(":")[0].lower() in _SCRIPT_SCHEMES:
+        return ""
+    return viewer_url.replace("{study_instance_uid}", quote(study_instance_uid, safe=""))
+
+
+def shown(text: str) -> str:
+    """Return text of a sender without what could move or hide its neighbours: control characters, bidi overrides."""
+    return "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs") else sign for sign in text)

@@ -1,0 +1,58 @@
+"""What the routes share, made once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cxr_node.clock import utc_now
+from cxr_node.errors import SettingsError
+from cxr_node.settings import Settings
+from cxr_node.worklist.access import Access
+from cxr_node.worklist.audit import AuditTrail
+from cxr_node.worklist.events import EventHub
+from cxr_node.worklist.listing import Listing
+from storage import Database, Doorbell, InstanceFiles
+
+
+@dataclass(frozen=True)
+class Services:
+    """Found by a request as ``request.app.state.services``."""
+
+    settings: Settings
+    database: Database
+    files: InstanceFiles
+    listing: Listing
+    audit: AuditTrail
+    access: Access
+    events: EventHub
+    zone: ZoneInfo
+    now: Callable[[], datetime]
+
+
+def make_services(settings: Settings, database: Database, now: Callable[[], datetime] = utc_now) -> Services:
+    """Put them together.
+
+    Raises
+    ------
+    SettingsError
+        `worklist.time_zone` is no IANA zone.
+    """
+    worklist = settings.worklist
+    try:
+        zone = ZoneInfo(worklist.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"worklist.time_zone: expected an IANA time zone such as Europe/Berlin, found {worklist.time_zone!r}"
+        ) from error
+    return Services(
+        settings=settings,
+        database=database,
+        files=InstanceFiles(settings.instances_dir),
+        listing=Listing(database, worklist, now),
+        audit=AuditTrail(database, now),
+        access=Access(database, worklist),
+        events=EventHub(Doorbell(settings.data_dir / "run")),
+        zone=zone,
+        now=now,
+    )

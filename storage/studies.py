@@ -1,0 +1,206 @@
+"""Studies as a person sees them: who, from where, in what state, with which priority."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, distinct, func, literal, select, update
+from sqlalchemy.engine import Connection, Row
+
+from storage.errors import StorageError
+from storage.tables import CONTEXT, insert, instances, studies
+
+PENDING = "pending"
+ANALYSED = "analysed"
+NOT_ANALYSED = "not_analysed"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class PatientContext:
+    """Whom and what the images show, as the sender wrote it, decoded; empty where it wrote nothing."""
+
+    patient_name: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    age: str = ""
+    accession_number: str = ""
+    study_id: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    study_description: str = ""
+    referring_physician_name: str = ""
+    modality: str = ""
+    body_part: str = ""
+    view: str = ""
+    ordered_priority: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study.
+
+    `status` is pending (no result yet), analysed, not_analysed (every image excluded) or failed; `ai_priority` is
+    empty without one; `revision` is that of the current result, 0 without one; `images` counts SOP Instance UIDs,
+    `conflicts` the objects that came under a UID already taken by another.
+    """
+
+    study_instance_uid: str
+    context: PatientContext
+    first_received_at: datetime
+    last_received_at: datetime
+    status: str
+    flagged: bool
+    ordered_priority: str
+    ai_priority: str
+    effective_priority: str
+    priority_rank: int
+    notified_at: datetime | None
+    revision: int
+    images: int
+    conflicts: int
+    calling_ae_title: str
+
+
+def touch(
+    connection: Connection,
+    study_instance_uid: str,
+    context: PatientContext,
+    *,
+    ordered_rank: int,
+    calling_ae_title: str,
+    now: datetime,
+) -> None:
+    """An instance of the study arrived: make its row, or add to it what it did not know.
+
+    Nothing known is overwritten, no priority is lowered, and an analysed study stays visible as it was until its next
+    result. One statement, so two associations that send the same study cannot undo one another.
+    """
+    connection.execute(
+        _touch(connection.dialect.name),
+        {
+            **{name: getattr(context, name) for name in CONTEXT},
+            "study_instance_uid": study_instance_uid,
+            "ordered_rank": ordered_rank,
+            "effective_priority": context.ordered_priority,
+            "priority_rank": ordered_rank,
+            "status": PENDING,
+            "calling_ae_title": calling_ae_title,
+            "first_received_at": now,
+            "last_received_at": now,
+        },
+    )
+
+
+def set_outcome(
+    connection: Connection,
+    study_instance_uid: str,
+    *,
+    status: str,
+    flagged: bool,
+    ai_priority: str,
+    effective_priority: str,
+    priority_rank: int,
+    notified_at: datetime | None,
+    revision: int,
+) -> None:
+    """Show a result on the study. Its effective priority may rise, never sink; the first notification counts."""
+    above = studies.c.priority_rank < priority_rank
+    unnamed = (studies.c.effective_priority == "") & (studies.c.priority_rank == priority_rank)
+    changed = connection.execute(
+        update(studies)
+        .where(studies.c.study_instance_uid == study_instance_uid)
+        .values(
+            status=status,
+            flagged=flagged,
+            ai_priority=ai_priority,
+            effective_priority=case((above | unnamed, effective_priority), else_=studies.c.effective_priority),
+            priority_rank=case((above, priority_rank), else_=studies.c.priority_rank),
+            notified_at=func.coalesce(studies.c.notified_at, _instant(notified_at)),
+            revision=revision,
+        )
+    ).rowcount
+    if changed != 1:
+        raise StorageError("the study of this outcome has no row")
+
+
+def add_conflict(connection: Connection, study_instance_uid: str) -> None:
+    """Count an object that came under a SOP Instance UID already taken by other bytes."""
+    connection.execute(
+        update(studies)
+        .where(studies.c.study_instance_uid == study_instance_uid)
+        .values(conflicts=studies.c.conflicts + 1)
+    )
+
+
+def get(connection: Connection, study_instance_uid: str) -> Study | None:
+    """Return the study, or None."""
+    row = connection.execute(_select().where(studies.c.study_instance_uid == study_instance_uid)).one_or_none()
+    return None if row is None else _study(row)
+
+
+def listed(connection: Connection, *, since: datetime, limit: int = 1000, offset: int = 0) -> list[Study]:
+    """Return every study that received something at `since` or later, newest first."""
+    rows = connection.execute(
+        _select()
+        .where(studies.c.last_received_at >= since)
+        .order_by(studies.c.last_received_at.desc(), studies.c.id.desc())
+        .limit(limit)
+        .offset(offset)
+    )
+    return [_study(row) for row in rows]
+
+
+@cache
+def _touch(dialect: str) -> Any:
+    """The statement of `touch`, put together once: it stands in the way of every image."""
+    statement = insert(dialect, studies)
+    new, old = statement.excluded, studies.c
+    # An unknown order has the rank of the default; naming that default later raises nothing and is worth keeping.
+    ordered = (new.ordered_rank > old.ordered_rank) | (
+        (old.ordered_priority == "") & (new.ordered_rank == old.ordered_rank)
+    )
+    effective = (new.priority_rank > old.priority_rank) | (
+        (old.effective_priority == "") & (new.priority_rank == old.priority_rank)
+    )
+    changes: dict[str, Any] = {
+        name: case((old[name] == "", new[name]), else_=old[name])
+        for name in (*CONTEXT, "calling_ae_title")
+        if name != "ordered_priority"
+    }
+    for name, replaced in (
+        ("ordered_priority", ordered),
+        ("ordered_rank", ordered),
+        ("effective_priority", effective),
+        ("priority_rank", effective),
+        ("last_received_at", new.last_received_at > old.last_received_at),
+    ):
+        changes[name] = case((replaced, new[name]), else_=old[name])
+    changes["status"] = case((old.status == ANALYSED, ANALYSED), else_=PENDING)
+    return statement.on_conflict_do_update(index_elements=[old.study_instance_uid], set_=changes)
+
+
+def _instant(value: datetime | None) -> ColumnElement[datetime | None]:
+    return literal(value, studies.c.notified_at.type)
+
+
+def _select() -> Any:
+    # Counted, not kept: a counter would have to know of every way in which a row can come and go.
+    images = (
+        select(func.count(distinct(instances.c.sop_instance_uid)))
+        .where(instances.c.study_instance_uid == studies.c.study_instance_uid, instances.c.variant == 0)
+        .scalar_subquery()
+        .label("images")
+    )
+    return select(studies, images)
+
+
+def _study(row: Row[Any]) -> Study:
+    values = row._mapping
+    return Study(
+        context=PatientContext(**{name: values[name] for name in CONTEXT}),
+        **{field.name: values[field.name] for field in fields(Study) if field.name != "context"},
+    )

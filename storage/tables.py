@@ -1,0 +1,319 @@
+"""The tables, as the newest migration leaves them. A test compares both, so neither can drift."""
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+# NaN is no JSON: PostgreSQL refuses it and SQLite would not, so both are kept from seeing it.
+to_json = partial(json.dumps, allow_nan=False)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware time, UTC, to the microsecond; equal on SQLite (text of fixed width, so it sorts) and PostgreSQL."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a time zone; storage takes aware times only")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Words(TypeDecorator[str]):
+    """Text that a sender may have written: what no database can hold (NUL, lone surrogates) is taken out."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return str(value).replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+# SQLite makes row numbers by itself for INTEGER primary keys only.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+
+def _words(name: str, **options: Any) -> Column[str]:
+    return Column(name, Words, nullable=False, server_default="", **options)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default="0")
+
+
+def _when(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, Instant, nullable=nullable)
+
+
+CONTEXT = (
+    "patient_name",
+    "patient_id",
+    "issuer_of_patient_id",
+    "birth_date",
+    "sex",
+    "age",
+    "accession_number",
+    "study_id",
+    "study_date",
+    "study_time",
+    "study_description",
+    "referring_physician_name",
+    "modality",
+    "body_part",
+    "view",
+    "ordered_priority",
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("study_instance_uid", Words, nullable=False),
+    *(_words(name) for name in CONTEXT),
+    _count("ordered_rank"),
+    _words("ai_priority"),
+    _words("effective_priority"),
+    _count("priority_rank"),
+    _words("status"),
+    Column("flagged", Boolean, nullable=False, server_default=text("false")),
+    _when("notified_at", nullable=True),
+    _count("revision"),
+    _count("conflicts"),
+    _words("calling_ae_title"),
+    _when("first_received_at"),
+    _when("last_received_at"),
+    UniqueConstraint("study_instance_uid", name="uq_studies_study_instance_uid"),
+)
+Index("ix_studies_last_received_at", studies.c.last_received_at, studies.c.id)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("sop_instance_uid", Words, nullable=False),
+    Column("series_instance_uid", Words, nullable=False),
+    Column("study_instance_uid", Words, nullable=False),
+    Column("sop_class_uid", Words, nullable=False),
+    Column("transfer_syntax_uid", Words, nullable=False),
+    _count("variant"),
+    Column("size", BigInteger, nullable=False),
+    Column("location", Text, nullable=False),
+    _words("calling_ae_title"),
+    _words("called_ae_title"),
+    _words("peer_address"),
+    _words("association_id"),
+    _when("received_at"),
+    _when("deleted_at", nullable=True),
+)
+# Partial: an instance that retention took away may come again, as a new row.
+Index(
+    "uq_instances_sop_instance_uid_variant",
+    instances.c.sop_instance_uid,
+    instances.c.variant,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "ix_instances_study_instance_uid",
+    instances.c.study_instance_uid,
+    instances.c.variant,
+    instances.c.sop_instance_uid,
+)
+Index(
+    "ix_instances_received_at",
+    instances.c.received_at,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index("ix_instances_location", instances.c.location)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("key", Words, nullable=False),
+    Column("state", Text, nullable=False),
+    _count("priority"),
+    _when("run_at"),
+    _count("attempts"),
+    _words("lease_owner"),
+    _when("lease_expires_at", nullable=True),
+    _count("wanted"),
+    _count("claimed"),
+    _words("reason"),
+    Column("payload", JSON, nullable=False),
+    _when("created_at"),
+    _when("settled_at", nullable=True),
+    UniqueConstraint("kind", "key", name="uq_jobs_kind_key"),
+)
+# Partial: what a claim looks through is the backlog, never the history. No index on `state` alone: with statistics of
+# an hour ago PostgreSQL takes it for the better one, and walks the backlog.
+Index(
+    "ix_jobs_claim",
+    jobs.c.kind,
+    jobs.c.priority.desc(),
+    jobs.c.run_at,
+    jobs.c.id,
+    sqlite_where=text("state = 'SCHEDULED'"),
+    postgresql_where=text("state = 'SCHEDULED'"),
+)
+Index(
+    "ix_jobs_run_at",
+    jobs.c.kind,
+    jobs.c.run_at,
+    sqlite_where=text("state = 'SCHEDULED'"),
+    postgresql_where=text("state = 'SCHEDULED'"),
+)
+Index(
+    "ix_jobs_lease_expires_at",
+    jobs.c.lease_expires_at,
+    sqlite_where=text("state = 'IN_PROGRESS'"),
+    postgresql_where=text("state = 'IN_PROGRESS'"),
+)
+Index(
+    "ix_jobs_completed",
+    jobs.c.settled_at,
+    sqlite_where=text("state = 'COMPLETED'"),
+    postgresql_where=text("state = 'COMPLETED'"),
+)
+Index(
+    "ix_jobs_failed",
+    jobs.c.settled_at,
+    jobs.c.id,
+    sqlite_where=text("state = 'FAILED'"),
+    postgresql_where=text("state = 'FAILED'"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("study_instance_uid", Words, nullable=False),
+    Column("revision", Integer, nullable=False),
+    _when("created_at"),
+    Column("status", Text, nullable=False),
+    Column("flagged", Boolean, nullable=False),
+    Column("ai_priority", Text, nullable=False),
+    Column("outcome", JSON, nullable=False),
+    _when("superseded_at", nullable=True),
+    UniqueConstraint("study_instance_uid", "revision", name="uq_results_study_instance_uid_revision"),
+)
+
+result_objects = Table(
+    "result_objects",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("result_id", Id, ForeignKey("results.id", name="fk_result_objects_result_id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("sop_instance_uid", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    _when("created_at"),
+    UniqueConstraint("sop_instance_uid", name="uq_result_objects_sop_instance_uid"),
+)
+Index("ix_result_objects_result_id", result_objects.c.result_id)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column(
+        "instance_id",
+        Id,
+        ForeignKey("instances.id", name="fk_predictions_instance_id"),
+        primary_key=True,
+        nullable=False,
+    ),
+    Column("model_digest", Text, primary_key=True, nullable=False),
+    Column("finding", Text, primary_key=True, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("score", Float(53), nullable=False),
+    Column("probability", Float(53), nullable=False),
+    _when("created_at"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("result_id", Id, ForeignKey("results.id", name="fk_deliveries_result_id"), nullable=False),
+    Column("study_instance_uid", Words, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    _count("attempts"),
+    _words("reason"),
+    _words("sop_instance_uid"),
+    _words("sop_class_uid"),
+    _when("delivered_at", nullable=True),
+    _when("updated_at"),
+    UniqueConstraint("result_id", "kind", "destination", name="uq_deliveries_result_id_kind_destination"),
+)
+Index("ix_deliveries_study_instance_uid", deliveries.c.study_instance_uid, deliveries.c.revision)
+Index("ix_deliveries_state", deliveries.c.state, deliveries.c.updated_at)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _when("created_at"),
+    Column("event", Text, nullable=False),
+    _words("actor"),
+    _words("study_instance_uid"),
+    Column("detail", JSON, nullable=False),
+)
+Index("ix_audit_events_study_instance_uid", audit_events.c.study_instance_uid, audit_events.c.id)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("secret_sha256", Text, nullable=False),
+    _when("created_at"),
+    UniqueConstraint("name", name="uq_tokens_name"),
+    UniqueConstraint("secret_sha256", name="uq_tokens_secret_sha256"),
+)
+
+
+def insert(dialect: str, table: Table) -> Any:
+    """Return the INSERT of the dialect: both know ON CONFLICT, the generic one does not."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

@@ -1,0 +1,127 @@
+"""A run can be stopped, gone on with, and made again; it says what it was made from."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trainer import train as train_module
+from trainer.cohorts import COHORTS, Case
+from trainer.config import CONFIGS, ConfigError, load_config
+from trainer.train import case_weights, learning_rate, read_log, train
+
+
+@pytest.fixture(scope="module")
+def finished(drawn_data, config_file, tmp_path_factory):
+    """A run of two epochs without a stop."""
+    return train(load_config(str(config_file)), drawn_data, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_a_run_that_was_stopped_ends_with_the_same_weights(finished, drawn_data, config_file, tmp_path, monkeypatch):
+    """Hours of training must survive a restart, and a restart must not make another model."""
+    append = train_module._append_csv
+
+    def stopped(path, row):
+        append(path, row)
+        raise KeyboardInterrupt
+
+    config = load_config(str(config_file))
+    monkeypatch.setattr(train_module, "_append_csv", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, drawn_data, tmp_path)
+    assert [row["epoch"] for row in read_log(tmp_path)] == ["1"]
+    monkeypatch.setattr(train_module, "_append_csv", append)
+    train(config, drawn_data, tmp_path)
+    assert [row["epoch"] for row in read_log(tmp_path)] == ["1", "2"]
+    with np.load(finished / "checkpoint.npz") as whole, np.load(tmp_path / "checkpoint.npz") as parts:
+        assert sorted(whole.files) == sorted(parts.files)
+        for name in whole.files:
+            assert np.allclose(whole[name], parts[name], atol=1e-4), name
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_a_run_tells_data_code_seed_and_machine(finished, drawn_data, config_file):
+    record = json.loads((finished / "run.json").read_text())
+    assert record["config"]["training"]["seed"] == 5
+    assert record["config"]["sha256"] == hashlib.sha256(config_file.read_bytes()).hexdigest()
+    assert record["start_weights"] == {"source": "none", "sha256": ""}
+    parts = record["cohort"]["parts"]
+    assert {part: parts[part]["images"] for part in parts} == {"train": 48, "tune": 8, "test": 24, "apart": 0}
+    assert len(record["code"]["sources_sha256"]) == 64
+    assert {"python", "keras", "tensorflow", "numpy", "cores"} <= set(record["environment"])
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_the_data_hash_follows_a_label_and_a_byte(drawn_data, tmp_path):
+    """A run on quietly changed data must not look like the same run."""
+    cases = COHORTS["kermany"](drawn_data).part("train")[:3]
+    before = train_module.cases_sha256(cases)
+    assert train_module.cases_sha256(cases[::-1]) == before
+    assert train_module.cases_sha256([replace(cases[0], labels={"pneumonia": 0.5}), *cases[1:]]) != before
+    other = tmp_path / cases[0].path.name
+    other.write_bytes(cases[0].path.read_bytes() + b" ")
+    assert train_module.cases_sha256([replace(cases[0], path=other), *cases[1:]]) != before
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_within_every_group_present_and_absent_weigh_the_same(config_file, tmp_path):
+    """Else the network may answer with the view, which tells the label in this cohort."""
+    counts = {("PA", 1.0): 10, ("PA", 0.0): 30, ("AP", 1.0): 20, ("AP", 0.0): 10}
+    cases = [
+        Case(f"{view}{label}{n}", tmp_path, {"pneumonia": label}, "p", "train", view=view)
+        for (view, label), count in counts.items()
+        for n in range(count)
+    ]
+    cases.append(Case("unknown", tmp_path, {"pneumonia": float("nan")}, "p", "train", view="PA"))
+    config = load_config(str(config_file))
+    weights = case_weights(cases, replace(config, training=replace(config.training, balance=("view",))))
+    assert weights[-1] == 0
+    for view in ("PA", "AP"):
+        sums = [
+            weights[[case.view == view and case.labels["pneumonia"] == label for case in cases]].sum()
+            for label in (0.0, 1.0)
+        ]
+        assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_the_learning_rate_rises_and_then_falls_to_a_hundredth(config_file):
+    config = load_config(str(config_file))
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates.index(max(rates)) in (9, 10)
+    assert max(rates) == pytest.approx(config.training.learning_rate)
+    assert rates[-1] == pytest.approx(config.training.learning_rate / 100, rel=0.1)
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_trainer_reads(path):
+    config = load_config(path.stem)
+    assert config.name == path.stem
+    assert config.cohort in COHORTS
+    assert config.package["limitations"]
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("seed = 5", "sead = 5", "unknown key sead"),
+        ("size = [24, 24]", "", "expected the key 'size'"),
+        ('cohort = "kermany"', "cohort = ", "drawn.toml"),
+    ],
+)
+def test_a_configuration_with_a_slip_is_refused_with_the_key(config_file, tmp_path, old, new, says):
+    path = tmp_path / "drawn.toml"
+    path.write_text(config_file.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=says):
+        load_config(str(path))
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_a_configuration_that_is_nowhere_lists_the_trainers_own():
+    with pytest.raises(ConfigError, match="pneumonia-adult"):
+        load_config("nothing")
