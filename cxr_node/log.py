@@ -66,6 +66,8 @@ def configure_logging(level: str = "info", stage: str = "", stream: TextIO | Non
     root.setLevel(logging.WARNING)
     # Its warnings quote element values of the dataset they stumble over.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    # It tells of every connection that fails on several lines; who asked says so in one.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom\b")
 
 

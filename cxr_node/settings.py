@@ -104,7 +104,7 @@ class Destination(_Section):
     settle_s: Seconds = Field(
         5.0, description="wait this long after a study's last image, so that one report covers it"
     )
-    max_attempts: int = Field(40, ge=1, description="tries before a delivery is given up and shown as failed")
+    max_attempts: int = Field(500, ge=1, description="tries before a delivery is given up and shown as failed")
     timeout_s: float = Field(30.0, gt=0, description="longest wait for connection, association and answer each")
     tls: Tls = Field(default_factory=Tls, description="DICOM TLS towards it")
 

@@ -21,7 +21,9 @@ class Training:
 
     `balance` names what a case's weight is evened out over: each label within each group alike. `probe` is the ridge of
     a logistic regression on the start weights' features that the last layer starts from, for cohorts too small to move
-    a whole network far; 0 starts it at random. `freeze_normalisation` keeps the start weights' statistics.
+    a whole network far; 0 starts it at random. `freeze_normalisation` keeps the start weights' statistics. `keep`
+    says which epoch is released: "best" has the highest AUC on the tune part; "last" where that would choose by a clue
+    that the tune part shares with the train part.
     """
 
     epochs: int
@@ -36,6 +38,7 @@ class Training:
     balance: tuple[str, ...] = ()
     probe: float = 0.0
     freeze_normalisation: bool = False
+    keep: str = "best"
     seed: int = 1
     weights: str = "imagenet"
 
@@ -79,6 +82,8 @@ def load_config(choice: str) -> Config:
         raise ConfigError(f"{path}: {error}") from error
     try:
         model = value["model"]
+        if value["training"].get("keep", "best") not in ("best", "last"):
+            raise ConfigError(f"{path}: training.keep is {value['training']['keep']!r}, expected best or last")
         return Config(
             path=path,
             cohort=str(value["cohort"]),

@@ -17,12 +17,13 @@ from cxr_node.inference import Engine, IntendedUse, Manifest, ModelPackage, Oper
 from cxr_node.inference.package import ARCHITECTURE, GOLDEN, MANIFEST, MODEL_CARD, WEIGHTS
 from trainer import metrics
 from trainer.architectures import ARCHITECTURES
+from trainer.augment import Augment
 from trainer.calibration import platt
 from trainer.cohorts import COHORTS, Cohort
-from trainer.config import Config, ConfigError
+from trainer.config import Config, ConfigError, Training
 from trainer.evaluate import EvaluationSet, Scored, baselines, evaluation_sets, measure, score_cases
 from trainer.model_card import model_card
-from trainer.train import BEST, RUN, code_state, predict, read_log
+from trainer.train import AVERAGE, RUN, code_state, predict, read_log
 
 LARGEST_PACKAGE = 10 * 1000 * 1000
 GOLDEN_CASES = 3
@@ -114,8 +115,16 @@ def golden_inputs(spec: PreprocessSpec) -> np.ndarray:
 
 
 def _check_same(config: Config, record: Mapping[str, Any]) -> None:
-    """Words of a package may be mended after training; what the network was trained with may not."""
-    used = record["config"]
+    """Words of a package may be mended after training; what the network was trained with may not.
+
+    A setting that did not exist when the run was made must have its default.
+    """
+    used = {
+        **record["config"],
+        "training": {**asdict(Training(epochs=0)), **record["config"]["training"]},
+        "augment": {**asdict(Augment()), **record["config"]["augment"]},
+    }
+    used = json.loads(json.dumps(used))
     for name, now in (
         ("training", asdict(config.training)),
         ("augment", asdict(config.augment)),
@@ -129,7 +138,7 @@ def _check_same(config: Config, record: Mapping[str, Any]) -> None:
 def _draft(config: Config, run: Path, scratch: Path, record: Mapping[str, Any], version: str) -> ModelPackage:
     """Write a package that scores as the released one will, and knows no threshold yet."""
     model = ARCHITECTURES[config.architecture](config.spec.size, (config.finding,), dropout=config.training.dropout)
-    with np.load(run / BEST, allow_pickle=False) as stored:
+    with np.load(run / AVERAGE, allow_pickle=False) as stored:
         model.set_weights([stored[name] for name in sorted(stored.files)])
     folder = scratch / config.name
     folder.mkdir()

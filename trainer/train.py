@@ -32,7 +32,7 @@ from trainer.metrics import auc
 from trainer.weights import start_weights
 
 CHECKPOINT = "checkpoint.npz"
-BEST = "best.npz"
+AVERAGE = "average.npz"
 RUN = "run.json"
 LOG = "log.csv"
 
@@ -41,8 +41,8 @@ def train(config: Config, data: Path, out: Path, *, resume: bool = True) -> Path
     """Train and return the run's folder.
 
     `out` gets ``run.json`` (what was trained from what), ``log.csv`` (a row for each epoch), ``checkpoint.npz`` (to go
-    on from, with the optimizer) and ``best.npz`` (what is released: the averaged weights of the epoch with the highest
-    AUC on the tune part).
+    on from, with the optimizer) and ``average.npz`` (what is released: the averaged weights of one epoch, see
+    `Training.keep`).
     """
     import keras
 
@@ -79,7 +79,7 @@ def train(config: Config, data: Path, out: Path, *, resume: bool = True) -> Path
     if config.training.probe and not (resume and (out / CHECKPOINT).is_file()):
         start_head_from_probe(model, originals, labels, weights, config.training.probe)
         probed = auc(tune_labels, predict(model, tune_inputs))
-        _write_npz(out / BEST, _numbered(model.get_weights()))
+        _write_npz(out / AVERAGE, _numbered(model.get_weights()))
         _append_csv(out / LOG, _log_row(0, math.nan, tune_labels, predict(model, tune_inputs), 0.0))
         print(f"{config.name}: last layer from a probe, tune_auc {probed:.5f}", flush=True)
     average = model.get_weights()
@@ -113,8 +113,9 @@ def train(config: Config, data: Path, out: Path, *, resume: bool = True) -> Path
         scores = predict(model, tune_inputs)
         model.set_weights(live)
         row = _log_row(epoch + 1, float(np.mean(losses)), tune_labels, scores, time.monotonic() - began)
-        if row["tune_auc"] >= max((float(past["tune_auc"]) for past in read_log(out)), default=0.0):
-            _write_npz(out / BEST, _numbered(average))
+        best = max((float(past["tune_auc"]) for past in read_log(out)), default=0.0)
+        if config.training.keep == "last" or row["tune_auc"] >= best:
+            _write_npz(out / AVERAGE, _numbered(average))
         _save(model, optimizer, average, epoch + 1, out)
         _append_csv(out / LOG, row)
         print(f"\n{config.name}: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)

@@ -19,12 +19,13 @@ from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.cli.send import Peer, send_files
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
-from cxr_node.inference import find_package, golden_difference, package_folders
+from cxr_node.inference import Engine, find_package, package_folders
+from cxr_node.inference.package import GOLDEN_TOLERANCE
 from cxr_node.settings import Settings
+from cxr_node.upkeep.self_test import difference as golden_difference
 from storage import Database, studies
 from storage.errors import StorageError
 
-GOLDEN_TOLERANCE = 1e-3
 ROUND_TRIP_WITHIN_S = 60.0
 
 Check = Callable[[Settings], str]
@@ -75,7 +76,7 @@ def _golden(settings: Settings) -> str:
     worst = 0.0
     for name in (*settings.analyze.models, *settings.analyze.shadow):
         package = find_package(name, package_folders(settings.data_dir))
-        difference = golden_difference(package)
+        difference = golden_difference(package, Engine(package, cache_dir=settings.data_dir / "cache"))
         if difference > GOLDEN_TOLERANCE:
             raise Unwell(f"{name}: golden scores differ by {difference:.2g}, more than {GOLDEN_TOLERANCE:g}")
         worst = max(worst, difference)

@@ -24,11 +24,11 @@ class Reader:
     role: str
 
 
-class AccessDenied(Exception):  # noqa: N818 not an error of the node: an answer to a request
+class AccessDenied(Exception):
     """The request shows no token, or one that nobody holds."""
 
 
-class WrongHost(Exception):  # noqa: N818
+class WrongHost(Exception):
     """The Host header names another machine, although only this one is served."""
 
 

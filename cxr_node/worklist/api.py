@@ -124,9 +124,7 @@ def list_studies(
     found = [study for study in services.listing.studies() if status is None or study.status == status]
     entries = services.listing.entries(found[offset : offset + limit])
     services.audit.record("worklist_read", actor=reader.name, role=reader.role, studies=len(entries))
-    return StudyListBody(
-        total=len(found), limit=limit, offset=offset, studies=[study_body(entry) for entry in entries]
-    )
+    return StudyListBody(total=len(found), limit=limit, offset=offset, studies=[study_body(entry) for entry in entries])
 
 
 @router.get(

@@ -156,7 +156,9 @@ class WorklistScp:
     def _get(self, event: Any) -> tuple[int, Dataset | None]:
         try:
             uid = str(event.request.RequestedSOPInstanceUID)
-            study = next((item for item in self._listing.studies() if work_item_uid(item.study_instance_uid) == uid), None)
+            study = next(
+                (item for item in self._listing.studies() if work_item_uid(item.study_instance_uid) == uid), None
+            )
             if study is None:
                 metrics.QUERIES.labels("ups-get", f"{NO_SUCH_WORK_ITEM:04X}").inc()
                 return NO_SUCH_WORK_ITEM, None
@@ -185,5 +187,3 @@ class WorklistScp:
 def _actor(event: Any) -> str:
     requestor = event.assoc.requestor
     return f"{requestor.ae_title.strip()}@{requestor.address}"
-
-

@@ -1,4 +1,4 @@
-"""Tells open pages that the list changed: the doorbell topic ``worklist`` as server-sent events, without patient data."""
+"""Tells open pages that the list changed: doorbell topic ``worklist`` to server-sent events, without patient data."""
 
 import asyncio
 import threading

@@ -106,7 +106,9 @@ class QueueAndDisk(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read the queue and the disk; what cannot be read is left out, and `cxr_database_up` says so."""
         number = GaugeMetricFamily("cxr_jobs", "Jobs by kind and state", labels=["kind", "state"])
-        age = GaugeMetricFamily("cxr_oldest_due_job_seconds", "How long the oldest due job has waited, s", labels=["kind"])
+        age = GaugeMetricFamily(
+            "cxr_oldest_due_job_seconds", "How long the oldest due job has waited, s", labels=["kind"]
+        )
         up = GaugeMetricFamily("cxr_database_up", "1 while the database answers")
         try:
             with self._database.read() as connection:

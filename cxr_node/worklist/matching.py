@@ -227,5 +227,3 @@ def _texts(element: DataElement) -> list[str]:
     value: Any = element.value
     values = value if isinstance(value, MultiValue | list | tuple) else [value]
     return [str(part) if part is not None else "" for part in values] or [""]
-
-

@@ -11,10 +11,9 @@ from storage.deliveries import COMMITTED, DELIVERED, FAILED, SCHEDULED, SUPERSED
 from storage.studies import ANALYSED, NOT_ANALYSED, PENDING, PatientContext
 from storage.studies import FAILED as STUDY_FAILED
 
-BANNER = (
-    "Research prototype, not cleared for clinical use. Not for diagnosis. Runs beside the normal order of reading."
-)
+BANNER = "Research prototype, not cleared for clinical use. Not for diagnosis. Runs beside the normal order of reading."
 _SCRIPT_SCHEMES = ("javascript", "data", "vbscript", "file", "blob")
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DELIVERY_WORDS = {
     SCHEDULED: "waiting",
     DELIVERED: "delivered",
@@ -97,7 +96,7 @@ def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
         priority=str(entry.effective),
         priority_reason=priority_reason(entry),
         waited=duration(entry.waited),
-        left=f"{duration(-entry.left)} past maximum" if entry.overdue else f"{duration(entry.left)} to maximum",
+        left=f"{duration(-entry.left)} past max wait" if entry.overdue else f"max wait in {duration(entry.left)}",
         overdue=entry.overdue,
         state=state(entry),
         names=names(context.patient_name),
@@ -109,7 +108,9 @@ def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
         modality=shown(context.modality),
         received=instant(study.first_received_at, zone, now),
         models=tuple(
-            sorted({f"{shown(score['model'])} {shown(score['model_version'])}" for score in entry.of_outcome("findings")})
+            sorted(
+                {f"{shown(score['model'])} {shown(score['model_version'])}" for score in entry.of_outcome("findings")}
+            )
         ),
         deliveries=tuple(delivery(item, zone, now) for item in entry.deliveries),
     )
@@ -169,12 +170,13 @@ def status_word(status: str) -> str:
 def names(patient_name: str) -> tuple[str, ...]:
     """Return the component groups of a person name, family name first; one empty name where there is none."""
     groups = []
-    for group in patient_name.split("="):
+    for place, group in enumerate(patient_name.split("=")):
         family, _, rest = group.partition("^")
-        given = " ".join(part for part in rest.split("^") if part.strip())
-        name = f"{family.strip()}, {given}" if given and family.isascii() else f"{family} {given}"
-        if name.strip(" ,"):
-            groups.append(shown(name.strip()))
+        given = " ".join(part.strip() for part in rest.split("^") if part.strip())
+        comma = "," if place == 0 and family.strip() and given else ""  # none in the ideographic and phonetic groups
+        name = f"{family.strip()}{comma} {given}".strip()
+        if name:
+            groups.append(shown(name))
     return tuple(groups) or ("",)
 
 
@@ -216,5 +218,5 @@ def viewer_link(viewer_url: str, study_instance_uid: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return text of a sender without what could move or hide its neighbours: control characters, bidi overrides."""
-    return "".join("�" if unicodedata.category(sign) in ("Cc", "Cf", "Cs") else sign for sign in text)
+    """Return text of a sender without what could move or hide its neighbors: control characters, bidi overrides."""
+    return "".join("�" if unicodedata.category(sign) in ("Cc", "Cs") or sign in _BIDI else sign for sign in text)

@@ -60,7 +60,7 @@ def test_an_error_of_ours_keeps_its_sentence(lines):
 
 
 def test_libraries_log_from_warning_on_and_pydicom_not_at_all(lines):
-    """pynetdicom's debug log prints datasets, pydicom's warnings quote them."""
+    """pynetdicom's debug log prints datasets, pydicom's warnings quote them; both are told elsewhere."""
     logging.getLogger("pynetdicom").info("PLANTED")
     logging.getLogger("pydicom").warning("PLANTED")
     logging.getLogger("uvicorn").warning("started late")

@@ -104,7 +104,7 @@ def tiny(size, findings, *, dropout=0.0):
     x = keras.layers.Conv2D(8, 5, 2, "same", activation="relu")(inputs)
     x = keras.layers.BatchNormalization(momentum=0.8)(x)
     x = keras.layers.Conv2D(8, 3, 2, "same", activation="relu")(x)
-    x = keras.layers.Flatten()(x)
+    x = keras.layers.Flatten(name="features")(x)
     outputs = keras.layers.Dense(len(findings), activation="sigmoid", name="scores")(x)
     return keras.Model(inputs, outputs, name="tiny")
 

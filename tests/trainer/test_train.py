@@ -43,6 +43,41 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(finished, drawn_data,
 
 
 @pytest.mark.requirement("SRS-TRN-005")
+def test_a_probe_starts_the_last_layer_and_frozen_normalisation_stays(drawn_data, config_file, tmp_path):
+    """On a few hundred images a random last layer would first spoil the features that it is to read."""
+    config = load_config(str(config_file))
+    settings = replace(config.training, probe=1.0, freeze_normalisation=True, epochs=1, learning_rate=1e-9, keep="last")
+    train(replace(config, training=settings), drawn_data, tmp_path)
+    log = read_log(tmp_path)
+    assert [row["epoch"] for row in log] == ["0", "1"]
+    assert float(log[0]["tune_auc"]) == 1.0
+    with np.load(tmp_path / "average.npz") as stored:
+        shapes = [stored[name].shape for name in sorted(stored.files)]
+        statistics = [stored[name] for name in sorted(stored.files) if stored[name].shape == (8,)]
+    assert len(shapes) == 10
+    # bias, then gamma, beta, mean and variance as they were made, then bias
+    assert np.array_equal(statistics[3], np.zeros(8))
+    assert np.array_equal(statistics[4], np.ones(8))
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_the_epoch_that_is_kept_is_the_best_or_the_last_as_asked(drawn_data, config_file, tmp_path, monkeypatch):
+    """Where the tune part shares a clue with the train part, the best epoch is the one that reads the clue."""
+    config = load_config(str(config_file))
+    values = iter([0.9, 0.6, 0.9, 0.6])
+    monkeypatch.setattr(train_module, "auc", lambda labels, scores: next(values))
+    kept = {}
+    for keep in ("best", "last"):
+        out = tmp_path / keep
+        train(replace(config, training=replace(config.training, keep=keep)), drawn_data, out)
+        with np.load(out / "average.npz") as released, np.load(out / "checkpoint.npz") as checkpoint:
+            kept[keep] = all(
+                np.array_equal(released[name], checkpoint[f"average-{name}"]) for name in sorted(released.files)
+            )
+    assert kept == {"best": False, "last": True}
+
+
+@pytest.mark.requirement("SRS-TRN-005")
 def test_a_run_tells_data_code_seed_and_machine(finished, drawn_data, config_file):
     record = json.loads((finished / "run.json").read_text())
     assert record["config"]["training"]["seed"] == 5
@@ -112,6 +147,7 @@ def test_every_configuration_of_the_trainer_reads(path):
         ("seed = 5", "sead = 5", "unknown key sead"),
         ("size = [24, 24]", "", "expected the key 'size'"),
         ('cohort = "kermany"', "cohort = ", "drawn.toml"),
+        ("seed = 5", 'keep = "first"', "expected best or last"),
     ],
 )
 def test_a_configuration_with_a_slip_is_refused_with_the_key(config_file, tmp_path, old, new, says):

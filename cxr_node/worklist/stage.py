@@ -1,0 +1,134 @@
+"""The stage: web server and DICOM server in one process, started together and stopped together."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
+import pydicom
+import uvicorn
+
+from cxr_node.clock import utc_now
+from cxr_node.errors import SettingsError
+from cxr_node.log import get_logger
+from cxr_node.settings import Settings
+from cxr_node.worklist.app import create_app
+from cxr_node.worklist.dicom_scp import WorklistScp
+from cxr_node.worklist.services import make_services
+from storage import Database
+
+log = get_logger("worklist")
+
+GRACE_S = 1  # for requests that are being answered when the stop comes
+STOP_WITHIN_S = 3.0
+
+
+class WorklistServer:
+    """Both servers of one node. `url` and `dicom_port` are known once started."""
+
+    def __init__(self, settings: Settings, database: Database, now: Callable[[], datetime] = utc_now) -> None:
+        self._settings = settings
+        self._services = make_services(settings, database, now)
+        self._scp = WorklistScp(settings, database, self._services.listing, self._services.audit, self._services.zone)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(self._services),
+                log_config=None,
+                access_log=False,  # it would hold UIDs and say who looked; the audit trail does, and knows the name
+                server_header=False,
+                lifespan="on",
+                timeout_graceful_shutdown=GRACE_S,
+                timeout_keep_alive=30,
+            )
+        )
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self.url = ""
+
+    @property
+    def dicom_port(self) -> int:
+        """The port of the DICOM server."""
+        return self._scp.port
+
+    def start(self) -> None:
+        """Listen on both ports.
+
+        Raises
+        ------
+        SettingsError
+            An address of node.toml cannot be listened on; it says which.
+        """
+        worklist = self._settings.worklist
+        self._socket = _listen(worklist.host, worklist.port)
+        try:
+            self._scp.start()
+        except OSError as error:
+            self._socket.close()
+            raise SettingsError(
+                f"worklist.dicom_port: cannot listen on {worklist.dicom_host}:{worklist.dicom_port}: {error.strerror}"
+            ) from error
+        host = f"[{worklist.host}]" if ":" in worklist.host else worklist.host
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, name="worklist-web", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the web server runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End streams, requests and associations, and close both ports."""
+        self._services.events.close()  # first: the web server waits for open streams
+        self._server.should_exit = True
+        self._scp.stop()
+        if self._thread is not None:
+            self._thread.join(STOP_WITHIN_S)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _serve(self) -> None:
+        assert self._socket is not None
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"worklist.port: cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+def run_worklist(settings: Settings, stop: threading.Event) -> None:
+    """Serve until `stop` is set.
+
+    Raises
+    ------
+    SettingsError
+        An address cannot be listened on, or the time zone is none.
+    RuntimeError
+        The web server ended by itself.
+    """
+    # Values that senders wrote are shown as they are; the warnings that pydicom prints about them would quote them.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    database = Database(settings.database_url)
+    database.migrate()
+    server = WorklistServer(settings, database)
+    server.start()
+    log.info("worklist_ready", url=server.url, dicom_port=server.dicom_port, pid=os.getpid())
+    try:
+        while not stop.wait(0.2):
+            if not server.is_alive:
+                raise RuntimeError("the web server ended by itself")
+    finally:
+        server.stop()
+        database.dispose()
