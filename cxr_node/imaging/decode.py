@@ -35,11 +35,14 @@ def stored_values(dataset: Dataset) -> np.ndarray:
         else:
             pixels, _ = get_decoder(syntax).as_array(dataset, raw=True)
     except (RuntimeError, ValueError, AttributeError, TypeError, NotImplementedError, KeyError, IndexError) as error:
-        raise UnreadablePixels(f"(7FE0,0010) Pixel Data of {syntax.name} does not decode ({type(error).__name__})") from error
+        raise UnreadablePixels(
+            f"(7FE0,0010) Pixel Data of {syntax.name} does not decode ({type(error).__name__})"
+        ) from error
     pixels = np.squeeze(np.asarray(pixels))
     if pixels.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise UnreadablePixels(
-            f"decoded image is {pixels.shape}, expected (0028,0010) Rows {dataset.Rows} x (0028,0011) Columns {dataset.Columns}"
+            f"decoded image is {pixels.shape}, expected (0028,0010) Rows {dataset.Rows} "
+            f"x (0028,0011) Columns {dataset.Columns}"
         )
     return pixels
 
@@ -76,7 +79,8 @@ def _check(dataset: Dataset) -> None:
         raise UnreadablePixels(f"{values['Rows']} x {values['Columns']} pixels are more than {MAXIMUM_PIXELS}")
     if values["BitsStored"] > values["BitsAllocated"]:
         raise UnreadablePixels(
-            f"(0028,0101) Bits Stored is {values['BitsStored']}, more than (0028,0100) Bits Allocated {values['BitsAllocated']}"
+            f"(0028,0101) Bits Stored is {values['BitsStored']}, "
+            f"more than (0028,0100) Bits Allocated {values['BitsAllocated']}"
         )
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise UnreadablePixels(f"(0028,0002) Samples per Pixel is {dataset.SamplesPerPixel}, expected 1")

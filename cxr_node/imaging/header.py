@@ -1,5 +1,7 @@
 """A dataset's header: every attribute before the pixels, read without touching them."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import pydicom
@@ -8,7 +10,21 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from cxr_node.errors import UnreadableDataset
 
-PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+# pydicom has no common base for what it raises on bytes that make no sense.
+_UNREADABLE = (
+    InvalidDicomError,
+    BytesLengthException,
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_header(path: Path) -> Dataset:
@@ -24,8 +40,10 @@ def read_header(path: Path) -> Dataset:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         header.walk(lambda *_: None)
-    except (InvalidDicomError, BytesLengthException, EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
-        raise UnreadableDataset(f"expected a DICOM dataset, found bytes that do not read ({type(error).__name__})") from error
+    except _UNREADABLE as error:
+        raise UnreadableDataset(
+            f"expected a DICOM dataset, found bytes that do not read ({type(error).__name__})"
+        ) from error
     if not len(header):
         raise UnreadableDataset("expected a DICOM dataset, found no element")
     return header

@@ -57,7 +57,7 @@ def likenesses(radiograph: Radiograph) -> dict[str, float]:
 
 
 MESSAGES = {
-    "inverted-polarity": "the picture looks like a chest with black and white exchanged: the photometric interpretation is wrong",
+    "inverted-polarity": "the picture looks like a chest with black and white exchanged",
     "upside-down": "the picture looks like a chest upside down",
     "rotated": "the picture looks like a chest turned by a quarter",
     "not-a-chest": "the picture does not look like a frontal chest radiograph",

@@ -1,6 +1,8 @@
 """What the node lets a sender propose: the objects of a chest study, in every transfer syntax that a PACS sends."""
 
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     BasicTextSRStorage,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
@@ -14,11 +16,9 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
-    HTJ2K,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
-    JPEG2000,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,

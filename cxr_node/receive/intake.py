@@ -109,9 +109,7 @@ class Intake:
         finally:
             path.unlink(missing_ok=True)
 
-    def _accept(
-        self, path: Path, requested: Requested, sender: Sender, now: Callable[[], datetime]
-    ) -> Accepted:
+    def _accept(self, path: Path, requested: Requested, sender: Sender, now: Callable[[], datetime]) -> Accepted:
         if not self.has_room():
             return Accepted(Answer(OUT_OF_RESOURCES, "less free space than min_free_gb"))
         try:
@@ -120,7 +118,8 @@ class Intake:
             return Accepted(Answer(CANNOT_UNDERSTAND, "the dataset does not read"))
         refusal = _check(header, requested)
         if refusal is not None:
-            log.warning("instance_refused", status=f"0x{refusal.status:04X}", reason=refusal.comment, **_bound(requested))
+            status = f"0x{refusal.status:04X}"
+            log.warning("instance_refused", status=status, reason=refusal.comment, **_bound(requested))
             return Accepted(refusal)
         uid = str(header.SOPInstanceUID)
         for _ in range(_TRIES):

@@ -90,13 +90,13 @@ class StorageScp:
         self._server.server_close()
         self._thread.join(5)
 
-    def _opened(self, event: evt.Event) -> None:
+    def _opened(self, event: Any) -> None:
         connection = event.assoc.dul.socket.socket
         # Without it the answer to each object waits 40 ms for an acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(self._settings.idle_timeout_s)
 
-    def _requested(self, event: evt.Event) -> None:
+    def _requested(self, event: Any) -> None:
         request = event.assoc.requestor.primitive
         calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
         address = str(event.assoc.requestor.address)
@@ -137,11 +137,11 @@ class StorageScp:
         except StorageError as error:
             log.warning("audit_not_written", error_type=type(error).__name__)
 
-    def _accepted(self, event: evt.Event) -> None:
+    def _accepted(self, event: Any) -> None:
         metrics.ASSOCIATIONS.labels("accepted").inc()
         metrics.OPEN_ASSOCIATIONS.inc()
 
-    def _closed(self, event: evt.Event) -> None:
+    def _closed(self, event: Any) -> None:
         with self._lock:
             was_open = self._open.pop(id(event.assoc), None)
             studies = self._studies.pop(id(event.assoc), set())
@@ -149,7 +149,7 @@ class StorageScp:
             metrics.OPEN_ASSOCIATIONS.dec()
         self._intake.hasten(studies, now=utc_now)
 
-    def _store(self, event: evt.Event) -> int | Dataset:
+    def _store(self, event: Any) -> int | Dataset:
         with metrics.INTAKE_SECONDS.time():
             answer = self._answer(event)
         metrics.INSTANCES.labels(f"0x{answer.status:04X}").inc()
@@ -159,7 +159,7 @@ class StorageScp:
             status.ErrorComment = answer.comment
         return status
 
-    def _answer(self, event: evt.Event) -> Answer:
+    def _answer(self, event: Any) -> Answer:
         association = event.assoc
         try:
             path = event.dataset_path
@@ -180,7 +180,7 @@ class StorageScp:
         except OSError as error:
             log.error("instance_not_kept", error_type=type(error).__name__, reason=str(error))
             return Answer(OUT_OF_RESOURCES, "storage cannot take the instance now")
-        except Exception as error:  # noqa: BLE001  # whatever a dataset does to us, its sender gets an answer
+        except Exception as error:  # whatever a dataset does to us, its sender gets an answer
             log.error("intake_failed", exc_info=error)
             return Answer(UNEXPECTED, "the node failed on this dataset")
         if accepted.study_instance_uid:
@@ -190,7 +190,7 @@ class StorageScp:
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the listener's context by BCP 195: TLS 1.2 or newer, and a client certificate unless node.toml waives it."""
+    """Return the listener's context by BCP 195: TLS 1.2 or newer, client certificate unless node.toml waives it."""
     tls = settings.receive.tls
     if not tls.enabled:
         return None

@@ -1,13 +1,13 @@
 """How received bytes get from the socket to the disk; the one module that uses names pynetdicom does not publish.
 
-Stock pynetdicom asks the kernel for 4096 bytes at a time, copies every byte seven times and polls each association every
-millisecond. Here a P-DATA fragment goes from one receive buffer per association to the file with one ``write``, and an
-association without traffic sleeps in ``poll``. Everything else, negotiation, commands, release and abort, stays
+Stock pynetdicom asks the kernel for 4096 bytes at a time, copies every byte seven times and polls each association
+every millisecond. Here a P-DATA fragment goes from one receive buffer per association to the file in one write, and an
+association without traffic sleeps in poll. Everything else, negotiation, commands, release and abort, stays
 pynetdicom's: the last fragment is handed to it as an empty one, and it then calls the C-STORE handler as ever.
 
 Names used of pynetdicom 3.0.4: ``AssociationSocket``, ``DULServiceProvider._read_pdu_data``, ``._is_transport_event``,
-``._run_loop_delay``, ``DIMSEMessage._data_set_file``. ``receive.transport = "stock"`` does without this module; one test
-holds both to the same behaviour.
+``._run_loop_delay``, ``DIMSEMessage._data_set_file``. ``receive.transport = "stock"`` does without this module; the
+tests hold both to the same behaviour.
 """
 
 import contextlib
@@ -218,7 +218,7 @@ class StreamDul(DULServiceProvider):
             file.flush()  # the file meta information, before fragments go past the file's buffer
 
     def _write(self, link: Any, file: Any, count: int) -> bool:
-        """Move `count` bytes from the socket to the file; a disk that takes no more is remembered, and the rest read."""
+        """Move `count` bytes from socket to file; a disk that takes no more is remembered, and the rest is read."""
         descriptor = file.fileno()
         while count:
             if link.start == link.end:

@@ -1,4 +1,4 @@
-"""What a report takes over from the images it is about: patient, study, request; normalised in form, never in identity."""
+"""What a report takes over from its images: patient, study, request; normalised in form, never in identity."""
 
 import re
 from collections.abc import Mapping

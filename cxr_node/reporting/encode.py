@@ -4,10 +4,10 @@ from io import BytesIO
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 # Of this product; made once with uuid4. The toolkit's own would change with its version, and the bytes with it.
-IMPLEMENTATION_CLASS_UID = "2.25.158506762909921372008262936148567880096"
+IMPLEMENTATION_CLASS_UID = UID("2.25.158506762909921372008262936148567880096")
 IMPLEMENTATION_VERSION_NAME = "CXR_NODE"
 
 

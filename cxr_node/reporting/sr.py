@@ -165,9 +165,7 @@ def _evidence(study_instance_uid: str, instances: Sequence[tuple[str, str, str]]
     return [study]
 
 
-def _content(
-    outcome: StudyOutcome, headers: Mapping[str, Dataset], device: Device, local: datetime
-) -> list[Dataset]:
+def _content(outcome: StudyOutcome, headers: Mapping[str, Dataset], device: Device, local: datetime) -> list[Dataset]:
     content = [
         items.code(
             dcm("121049", "Language of Content Item and Descendants"),
@@ -180,9 +178,7 @@ def _content(
         items.text(dcm("121014", "Device Observer Manufacturer"), device.manufacturer, HAS_OBS_CONTEXT),
         items.text(dcm("121015", "Device Observer Model Name"), device.model, HAS_OBS_CONTEXT),
         items.text(dcm("121016", "Device Observer Serial Number"), device.serial_number, HAS_OBS_CONTEXT),
-        items.code(
-            dcm("121058", "Procedure reported"), Code("363679005", "SCT", "Imaging procedure"), HAS_CONCEPT_MOD
-        ),
+        items.code(dcm("121058", "Procedure reported"), Code("363679005", "SCT", "Imaging procedure"), HAS_CONCEPT_MOD),
         _image_library(outcome, headers),
     ]
     groups = [
@@ -308,7 +304,7 @@ def impression(outcome: StudyOutcome) -> str:
         named = ", ".join(sorted({score.finding for score in outcome.findings if score.flagged}))
         sentence = f"AI: flagged for prioritised reading ({named} suspected)."
     else:
-        sentence = "AI: not flagged. Nothing crossed the operating point; this is not a statement that disease is absent."
+        sentence = "AI: not flagged. Nothing crossed the operating point; this does not say that disease is absent."
     if 0 < excluded < total:
         sentence += f" {excluded} of {total} images were not analysed."
     return f"{sentence} {NOTICE}"

@@ -47,12 +47,11 @@ def test_every_file_of_the_table_decodes_or_says_why():
         rows = list(csv.DictReader(handle))
     for row in rows:
         assert read_header(DICOM / row["file"]).SOPClassUID
-        try:
-            radiograph = radiograph_from_dicom_file(DICOM / row["file"])
-        except UnreadablePixels as error:
-            assert "Pixel Data" in str(error) or "Samples per Pixel" in str(error), row["file"]
-            assert row["Photometric"] == "RGB" or "no PixelData" in row["decodes"], row["file"]
+        if row["Photometric"] == "RGB" or "no PixelData" in row["decodes"]:
+            with pytest.raises(UnreadablePixels, match=r"Pixel Data|Samples per Pixel"):
+                radiograph_from_dicom_file(DICOM / row["file"])
         else:
+            radiograph = radiograph_from_dicom_file(DICOM / row["file"])
             assert radiograph.grayscale.min() >= 0
             assert radiograph.grayscale.max() <= 1
             assert radiograph.grayscale.std() > 0.01

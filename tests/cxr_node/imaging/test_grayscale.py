@@ -1,5 +1,7 @@
 """Stored values to gray values, against the standard's formulas written out."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,7 +31,11 @@ def _render(stored, **attributes):
     return to_grayscale(np.asarray(stored), dataset)
 
 
-@given(center=st.floats(-500, 5000), width=st.floats(2, 9000), values=st.lists(st.integers(0, 4095), min_size=4, max_size=4))
+@given(
+    center=st.floats(-500, 5000),
+    width=st.floats(2, 9000),
+    values=st.lists(st.integers(0, 4095), min_size=4, max_size=4),
+)
 def test_a_linear_window_is_the_formula_of_the_standard(center, width, values):
     """Half a level at the wrong place is a different picture."""
     center, width = float(f"{center:.6g}"), float(f"{width:.6g}")
@@ -131,7 +137,5 @@ def test_any_bytes_read_as_a_header_or_are_refused(data, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("bytes") / "x"
     path.write_bytes(data)
-    try:
-        read_header(path)
-    except UnreadableDataset as error:
-        assert "expected a DICOM dataset" in str(error)
+    with contextlib.suppress(UnreadableDataset):
+        assert len(read_header(path))

@@ -78,7 +78,7 @@ def test_what_is_stored_is_what_was_sent_byte_for_byte(receiver, rows, tmp_path)
 def test_every_storage_class_and_transfer_syntax_is_negotiated(receiver):
     """A class left out is refused to a PACS for no reason that its administrator sees."""
     ae = AE(ae_title="PACS")
-    for index in range(0, len(STORAGE_CLASSES)):
+    for index in range(len(STORAGE_CLASSES)):
         ae.requested_contexts = [build_context(STORAGE_CLASSES[index], syntax) for syntax in TRANSFER_SYNTAXES]
         association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
         assert association.is_established
@@ -95,7 +95,8 @@ def test_an_instance_sent_twice_is_one_instance(receiver):
     dataset = make_radiograph_dataset()
     assert receiver.send(dataset).Status == receiver.send(dataset).Status == 0x0000
     assert len(receiver.of(dataset.SOPInstanceUID)) == 1
-    again = make_radiograph_dataset(**{key: dataset[key].value for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")})
+    uids = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    again = make_radiograph_dataset(**{keyword: dataset[keyword].value for keyword in uids})
     again.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     assert receiver.send(again).Status == 0x0000
     assert len(receiver.of(dataset.SOPInstanceUID)) == 1
@@ -172,7 +173,7 @@ def test_command_and_dataset_must_name_one_instance(receiver):
     request.AffectedSOPInstanceUID = generate_uid()
     request.Priority = 2
     body = Dataset()
-    body.update({tag: element for tag, element in dataset.items()})
+    body.update(dict(dataset.items()))
     request.DataSet = BytesIO(encode(body, False, True))
     association._reactor_checkpoint.clear()
     association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
@@ -276,7 +277,9 @@ def test_the_end_of_the_association_makes_the_study_due(start_receiver, transpor
 
 
 @pytest.mark.requirement("SRS-RCV-010")
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff" + b"x" * 64, b"", b"\x04" * 4096])
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff" + b"x" * 64, b"", b"\x04" * 4096]
+)
 def test_garbage_on_the_port_harms_nobody(receiver, garbage):
     """Port scanners and load balancers connect all day."""
     with socket.create_connection(("127.0.0.1", receiver.port)) as probe:

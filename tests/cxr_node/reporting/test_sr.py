@@ -29,7 +29,10 @@ NAMES = {
     "ascii": (None, "DOE^JANE"),
     "latin-1": ("ISO_IR 100", "M\u00fcller^J\u00f6rg"),
     "cyrillic": ("ISO_IR 144", "\u041b\u044e\u043ace\u043c\u0431yp\u0433"),
-    "japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046"),
+    "japanese": (
+        ["", "ISO 2022 IR 87"],
+        "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046",
+    ),
     "korean": (["", "ISO 2022 IR 149"], "Hong^Gildong=\u6d2a^\u5409\u6d1e=\ud64d^\uae38\ub3d9"),
     "chinese": ("GB18030", "Wang^XiaoDong=\u738b^\u5c0f\u4e1c"),
     "utf-8": ("ISO_IR 192", "\u0141ukasz^\u017b"),
@@ -108,13 +111,12 @@ def all_reports() -> dict[str, Dataset]:
     reports = {name: make_report(images) for name, images in STUDIES.items()}
     for name, (charset, patient) in NAMES.items():
         reports[f"name_{name}"] = make_report(STUDIES["positive"], make_header(charset, patient))
-    empty = {
-        keyword: None
-        for keyword in (
+    empty = dict.fromkeys(
+        (
             *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
             *("AccessionNumber", "ReferringPhysicianName"),
         )
-    }
+    )
     reports["type_2_absent"] = make_report(STUDIES["positive"], make_header(**empty))
     odd = {"PatientSex": "X", "PatientBirthDate": "1960", "StudyTime": "10:15:30", "StudyDate": "2026.01.01"}
     reports["odd_values"] = make_report(STUDIES["positive"], make_header(**odd))
@@ -260,9 +262,7 @@ def test_the_request_travels_with_the_report(written):
 def test_images_of_two_patients_make_no_report():
     """One patient's score under the other's name."""
     images = STUDIES["several_images"]
-    headers = {
-        image.image.sop_instance_uid: make_header(PatientID=f"P{number}") for number, image in enumerate(images)
-    }
+    headers = {image.image.sop_instance_uid: make_header(PatientID=f"P{number}") for number, image in enumerate(images)}
     with pytest.raises(ValueError, match="2 patients"):
         build_sr(
             StudyOutcome("1.2.3.4", tuple(images)),

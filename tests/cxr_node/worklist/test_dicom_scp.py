@@ -86,7 +86,9 @@ def ups_keys(**values: str) -> Dataset:
 
 @pytest.mark.requirement("SRS-WLT-009")
 @pytest.mark.parametrize(
-    "sop_class", [UnifiedProcedureStepPull, UnifiedProcedureStepWatch, UnifiedProcedureStepQuery], ids=lambda uid: uid.name
+    "sop_class",
+    [UnifiedProcedureStepPull, UnifiedProcedureStepWatch, UnifiedProcedureStepQuery],
+    ids=lambda uid: uid.name,
 )
 def test_the_flagged_study_is_a_work_item_of_priority_high(scp, sop_class):
     """In reading order: ordered STAT first, then the flagged one; both are HIGH in the words of UPS."""
@@ -192,9 +194,7 @@ def test_an_unsupported_key_is_answered_with_a_warning_and_not_with_silence(scp)
 @pytest.mark.parametrize("hostile", ["O\\Brien^\x1b[31mX", "=" * 5, "^" * 70, "\u202e\u0000x"])
 def test_hostile_text_of_a_sender_breaks_no_answer(scp, ward, hostile):
     """What a sender wrote in a header reaches every RIS that asks."""
-    ward.add(
-        "1.2.3.9", patient_name=hostile, patient_id=hostile, study_description=hostile, birth_date="1960", age="?"
-    )
+    ward.add("1.2.3.9", patient_name=hostile, patient_id=hostile, study_description=hostile, birth_date="1960", age="?")
     for sop_class in (UnifiedProcedureStepPull, ModalityWorklistInformationFind):
         keys = ups_keys(StudyInstanceUID="1.2.3.9")
         keys.PatientID = keys.PatientBirthDate = keys.PatientAge = ""
@@ -269,11 +269,19 @@ def test_findscu_reads_the_modality_worklist(scp):
 def test_findscu_may_ask_the_modality_worklist_for_the_priority_of_the_work_item(scp):
     """findscu proposes no UPS SOP class; as optional keys it gets the attributes of the work item all the same."""
     text = run_findscu(
-        "findscu", scp, "-W", "-k", "StudyInstanceUID", "-k", "ScheduledProcedureStepPriority=HIGH", "-k", "WorklistLabel"
+        "findscu",
+        scp,
+        "-W",
+        "-k",
+        "StudyInstanceUID",
+        "-k",
+        "ScheduledProcedureStepPriority=HIGH",
+        "-k",
+        "WorklistLabel",
     )
     assert text.count("ScheduledProcedureStepPriority") == 2
-    assert "1.2.3.1 " in text
-    assert "1.2.3.2" not in text
+    assert "[1.2.3.1" in text
+    assert "[1.2.3.2" not in text
 
 
 @pytest.mark.requirement("SRS-WLT-009")

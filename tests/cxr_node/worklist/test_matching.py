@@ -140,7 +140,11 @@ def test_the_answer_holds_what_was_asked_and_always_the_character_set():
     """Without it a name outside ASCII arrives as question marks."""
     item = make(PatientName="Müller^Jürgen", PatientID="P1", PatientSex="M")
     found = answer(make(PatientName="", PatientSex=""), item, UTC)
-    assert (str(found.PatientName), found.PatientSex, found.SpecificCharacterSet) == ("Müller^Jürgen", "M", "ISO_IR 192")
+    assert (str(found.PatientName), found.PatientSex, found.SpecificCharacterSet) == (
+        "Müller^Jürgen",
+        "M",
+        "ISO_IR 192",
+    )
     assert "PatientID" not in found
 
 
