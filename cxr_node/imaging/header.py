@@ -1,49 +1,162 @@
 """A dataset's header: every attribute before the pixels, read without touching them."""
 
+import os
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
-import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset, read_partial
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from cxr_node.errors import UnreadableDataset
 
-# pydicom has no common base for what it raises on bytes that make no sense.
+PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+UNDEFINED_LENGTH = 0xFFFFFFFF
+
+_ITEM, _SEQUENCE_DELIMITATION_ITEM = 0xFFFEE000, 0xFFFEE0DD
+_LARGEST_INFLATED_HEADER = 64 << 20  # a few KB of deflate can inflate to gigabytes
+_CHUNK = 1 << 20
+
+# What the library raises on bytes that are no element, or no value of their VR.
 _UNREADABLE = (
     InvalidDicomError,
     BytesLengthException,
-    AttributeError,
     EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OverflowError,
-    TypeError,
     ValueError,
+    NotImplementedError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
     struct.error,
     zlib.error,
 )
 
 
 def read_header(path: Path) -> Dataset:
-    """Read the attributes before Pixel Data.
+    """Read the attributes before Pixel Data, in any transfer syntax, with or without preamble and group 2.
+
+    Every attribute of what is returned converts to a value: one whose bytes contradict its VR is left out, as if it
+    had not been sent. Bytes that a character set cannot decode are replaced.
 
     Raises
     ------
     UnreadableDataset
-        The bytes are no DICOM dataset, or end in the middle of an element.
+        The bytes are no DICOM dataset, or end in the middle of an element; the pixels count, though they are not read.
+    OSError
+        The file cannot be read.
 
-    Source: DICOM PS3.10 7, PS3.5 7.
+    Source: DICOM PS3.10 7, PS3.5 7 and A.4.
     """
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        header.walk(lambda *_: None)
+        with path.open("rb") as file:
+            header = _read(file)
     except _UNREADABLE as error:
         raise UnreadableDataset(
             f"expected a DICOM dataset, found bytes that do not read ({type(error).__name__})"
         ) from error
+    _leave_out_unconvertible(header)
     if not len(header):
         raise UnreadableDataset("expected a DICOM dataset, found no element")
     return header
+
+
+def _read(file: BinaryIO) -> Dataset:
+    meta = read_partial(file, lambda *_: True, force=True).file_meta
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        # The library inflates the whole dataset to reach its first element: what this may cost is bounded here.
+        file.seek(0)
+        return _read_deflated(file, meta)
+    file.seek(0)
+    watch = _Watch(file, os.fstat(file.fileno()).st_size)
+    header = read_partial(file, watch, force=True)
+    watch.check(header)
+    return header
+
+
+class _Watch:
+    """Sees the head of every top-level element before its value is read, and stops at the pixels."""
+
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self._file = file
+        self._end = end
+        self._last = 0
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        self._last = int(tag)
+        if length != UNDEFINED_LENGTH:
+            if self._file.tell() + length > self._end:
+                raise UnreadableDataset(f"({tag.group:04X},{tag.element:04X}) ends after the dataset's last byte")
+        elif tag in PIXELS:
+            self._check_fragments()
+        return tag in PIXELS
+
+    def check(self, header: Dataset) -> None:
+        """A sequence of undefined length that the bytes end in is dropped by the library, with a warning."""
+        if self._last and self._last not in PIXELS and self._last not in header:
+            raise UnreadableDataset("a sequence ends after the dataset's last byte")
+
+    def _check_fragments(self) -> None:
+        while len(head := self._file.read(8)) == 8:
+            group, element, length = struct.unpack("<HHL", head)
+            if group << 16 | element == _SEQUENCE_DELIMITATION_ITEM:
+                return
+            if group << 16 | element != _ITEM or self._file.tell() + length > self._end:
+                raise UnreadableDataset("the fragments of Pixel Data end after the dataset's last byte")
+            self._file.seek(length, os.SEEK_CUR)
+        # The last delimitation item is left out by some senders; every fragment is here.
+
+
+def _read_deflated(file: BinaryIO, meta: FileMetaDataset) -> Dataset:
+    start = _after_meta(file)
+    file.seek(start)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    head = BytesIO()
+    waiting = b""
+    while not inflater.eof:
+        waiting = waiting or file.read(_CHUNK)
+        if not waiting:
+            raise UnreadableDataset("the deflated dataset ends before its end is told")
+        out = inflater.decompress(waiting, _CHUNK)
+        waiting = inflater.unconsumed_tail
+        if head.tell() < _LARGEST_INFLATED_HEADER:
+            head.write(out)
+    head.seek(0)
+    stopped = False
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal stopped
+        stopped = tag in PIXELS
+        return stopped
+
+    header = read_dataset(head, False, True, stop_when=at_pixels)
+    if not stopped and head.getbuffer().nbytes >= _LARGEST_INFLATED_HEADER:
+        raise UnreadableDataset("the attributes before the pixels inflate to more than 64 MiB")
+    header.file_meta = meta
+    return header
+
+
+def _after_meta(file: BinaryIO) -> int:
+    """Return where the dataset starts: File Meta Information Group Length says so. Source: PS3.10 7.1."""
+    file.seek(132)
+    head = file.read(12)
+    if head[:4] != b"\x02\x00\x00\x00" or head[4:8] != b"UL\x04\x00":
+        raise UnreadableDataset("a deflated dataset without File Meta Information Group Length")
+    return 144 + int(struct.unpack_from("<L", head, 8)[0])
+
+
+def _leave_out_unconvertible(dataset: Dataset) -> None:
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+            items = element.value if element.VR == "SQ" else None
+            for item in items or ():
+                _leave_out_unconvertible(item)
+        except _UNREADABLE:
+            del dataset[tag]

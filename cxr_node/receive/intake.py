@@ -4,14 +4,19 @@ Nothing here decodes pixels. The header is read once, for the UIDs that the row 
 shows; what is wrong beyond that is the analysis' business.
 """
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import pydicom
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import UID, ExplicitVRBigEndian
 from sqlalchemy.exc import SQLAlchemyError
 
 from cxr_node import metrics
@@ -36,10 +41,13 @@ from storage.studies import PatientContext
 log = get_logger("receive")
 
 # PS3.5 9.1: digits and dots, 64 at most. Leading zeros in a component are against the rule and common: they are kept.
-UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-# Attributes that a PACS may add or change when it sends one object again in another transfer syntax.
-_OF_ENCODING = ("00020000", "00282110", "00282112", "00282114", "00280004", "00280006", "00080005")
+UID_FORM = re.compile(r"[0-9]+(\.[0-9]+)*")
+# What compression changes in a header (PS3.5 8.2): not a difference when an object comes in another transfer syntax.
+_OF_ENCODING = frozenset({0x00080005, 0x00280006, 0x00282110, 0x00282112, 0x00282114})
+_PHOTOMETRIC_INTERPRETATION = 0x00280004
 _TRIES = 5
+_LONGEST_TEXT = 1024  # sixteen times what any text of the context may hold
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,9 @@ class Intake:
         try:
             return self._accept(path, requested, sender, now)
         except (StorageError, SQLAlchemyError, OSError) as error:
-            log.error("instance_not_kept", error_type=type(error).__name__, reason=str(error), **_bound(requested))
+            # The message of a database driver may quote a value.
+            reason = str(error) if isinstance(error, StorageError) else ""
+            log.error("instance_not_kept", error_type=type(error).__name__, reason=reason, **_bound(requested))
             return Accepted(Answer(OUT_OF_RESOURCES, "storage cannot take the instance now"))
         finally:
             path.unlink(missing_ok=True)
@@ -121,14 +131,15 @@ class Intake:
             status = f"0x{refusal.status:04X}"
             log.warning("instance_refused", status=status, reason=refusal.comment, **_bound(requested))
             return Accepted(refusal)
-        uid = str(header.SOPInstanceUID)
+        uid = _uid(header, "SOPInstanceUID")
         for _ in range(_TRIES):
             with self._database.read() as connection:
                 known = instances.by_sop_instance_uid(connection, uid)
             if any(self._is_same(header, path, item, requested) for item in known):
-                log.info("instance_known", sop_instance_uid=uid, study_instance_uid=str(header.StudyInstanceUID))
-                return Accepted(Answer(SUCCESS), str(header.StudyInstanceUID))
-            variant = len(known)
+                study = _uid(header, "StudyInstanceUID")
+                log.info("instance_known", sop_instance_uid=uid, study_instance_uid=study)
+                return Accepted(Answer(SUCCESS), study)
+            variant = known[-1].variant + 1 if known else 0
             try:
                 return self._keep(path, header, requested, sender, variant, now)
             except DuplicateInstance:
@@ -144,23 +155,21 @@ class Intake:
         variant: int,
         now: Callable[[], datetime],
     ) -> Accepted:
-        sop_instance_uid, study = str(header.SOPInstanceUID), str(header.StudyInstanceUID)
+        sop_instance_uid, study = _uid(header, "SOPInstanceUID"), _uid(header, "StudyInstanceUID")
         size = path.stat().st_size
-        # A hard link keeps `path` for another try, should the row turn out to be taken.
-        linked = self._files.new_temporary()
-        linked.hardlink_to(path)
-        location = self._files.keep(linked, sop_instance_uid, variant)
+        location = self._files.keep(path, sop_instance_uid, variant)
         at = now()
         context = patient_context(header)
         ordered = rank(parse_ordered(context.ordered_priority))
+        is_committing = False
         try:
             with self._database.begin() as connection:
                 instances.add(
                     connection,
                     sop_instance_uid=sop_instance_uid,
-                    series_instance_uid=str(header.SeriesInstanceUID),
+                    series_instance_uid=_uid(header, "SeriesInstanceUID"),
                     study_instance_uid=study,
-                    sop_class_uid=str(header.SOPClassUID),
+                    sop_class_uid=_uid(header, "SOPClassUID"),
                     transfer_syntax_uid=requested.transfer_syntax_uid,
                     variant=variant,
                     size=size,
@@ -197,8 +206,13 @@ class Intake:
                     now=at,
                     priority=ordered,
                 )
+                is_committing = True
+        except DuplicateInstance:
+            os.rename(self._files.path(location), path)
+            raise
         except BaseException:
-            self._files.delete(location)
+            if not is_committing or self._is_not_recorded(sop_instance_uid, location):
+                self._files.delete(location)
             raise
         if variant:
             metrics.CONFLICTS.inc()
@@ -207,18 +221,29 @@ class Intake:
         self._doorbell.ring("worklist")
         return Accepted(Answer(SUCCESS), study)
 
-    def _is_same(self, header: Dataset, path: Path, known: Instance, requested: Requested) -> bool:
-        """Whether a stored instance is this object: the same dataset, or the same header in another encoding."""
-        stored_path = self._files.path(known.location)
+    def _is_not_recorded(self, sop_instance_uid: str, location: str) -> bool:
+        """After a commit that failed: a server that was lost during it may have done it all the same."""
         try:
-            stored = read_header(stored_path)
+            with self._database.read() as connection:
+                known = instances.by_sop_instance_uid(connection, sop_instance_uid)
+        except (StorageError, SQLAlchemyError):
+            return False  # nobody knows: upkeep removes files that no row names
+        return all(item.location != location for item in known)
+
+    def _is_same(self, header: Dataset, path: Path, known: Instance, requested: Requested) -> bool:
+        """Whether a stored instance is this object: the same dataset, or an equal one in another encoding."""
+        stored_path = self._files.path(known.location)
+        has_same_syntax = known.transfer_syntax_uid == requested.transfer_syntax_uid
+        try:
+            if has_same_syntax and _have_same_bytes(path, stored_path):
+                return True
+            if not _are_equal(header, read_header(stored_path), is_reencoded=not has_same_syntax):
+                return False
+            return _may_have_same_pixels(path, stored_path)
         except (UnreadableDataset, OSError):
             return False
-        if known.transfer_syntax_uid != requested.transfer_syntax_uid:
-            return _without_encoding(header) == _without_encoding(stored)
-        return _dataset_bytes(path) == _dataset_bytes(stored_path)
 
-    def hasten(self, study_instance_uids: set[str], *, now: Callable[[], datetime]) -> None:
+    def hasten(self, study_instance_uids: Collection[str], *, now: Callable[[], datetime]) -> None:
         """The association ended: its studies need not wait for the quiet period."""
         if not study_instance_uids:
             return
@@ -233,7 +258,7 @@ class Intake:
 def _bound(requested: Requested) -> dict[str, str]:
     """The request's UID for the log, where it is one: another text could be anything, a name too."""
     uid = requested.sop_instance_uid
-    return {"sop_instance_uid": uid if len(uid) <= 64 and UID.fullmatch(uid) else "(no UID)"}
+    return {"sop_instance_uid": uid if len(uid) <= 64 and UID_FORM.fullmatch(uid) else "(no UID)"}
 
 
 def _check(header: Dataset, requested: Requested) -> Answer | None:
@@ -244,64 +269,125 @@ def _check(header: Dataset, requested: Requested) -> Answer | None:
         ("SeriesInstanceUID", "Series Instance UID"),
         ("SOPClassUID", "SOP Class UID"),
     ):
-        value = _value(header, keyword)
+        value = _uid(header, keyword)
         if not value:
             return Answer(MISSING_UID, f"{name} is absent from the dataset")
-        if len(value) > 64 or not UID.fullmatch(value):
+        if len(value) > 64 or not UID_FORM.fullmatch(value):
             return Answer(INVALID_UID, f"{name} is not a UID of digits and dots, 64 at most")
-    if _value(header, "SOPInstanceUID") != requested.sop_instance_uid:
+    if _uid(header, "SOPInstanceUID") != requested.sop_instance_uid:
         return Answer(DATASET_DOES_NOT_MATCH, "SOP Instance UID differs between command and dataset")
-    if _value(header, "SOPClassUID") != requested.sop_class_uid:
+    if _uid(header, "SOPClassUID") != requested.sop_class_uid:
         return Answer(DATASET_DOES_NOT_MATCH, "SOP Class UID differs between command and dataset")
     return None
 
 
-def _value(header: Dataset, keyword: str) -> str:
+def _uid(header: Dataset, keyword: str) -> str:
+    """Return the UID without the padding that some senders take a space for."""
+    return _text(header, keyword).strip()
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Return the value as text that any database takes: no NUL, no lone surrogate, of bounded length."""
     try:
-        value = header.get(keyword)
-    except (ValueError, TypeError, NotImplementedError, KeyError):
-        return ""
-    return "" if value is None else str(value)
+        value = dataset.get(keyword)
+        parts = value if isinstance(value, MultiValue) else [value]
+        text = "\\".join("" if part is None else str(part) for part in parts)
+    except (ValueError, LookupError, TypeError, AttributeError, NotImplementedError):
+        return ""  # a person name that its character set does not decode
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:_LONGEST_TEXT]
 
 
 def patient_context(header: Dataset) -> PatientContext:
     """Return what the worklist shows of a study, decoded with the dataset's character set, broken bytes replaced."""
-    ordered = _value(header, "RequestedProcedurePriority")
-    for item in header.get("RequestAttributesSequence") or []:
-        found = _value(item, "RequestedProcedurePriority")
+    ordered = _text(header, "RequestedProcedurePriority")
+    requests = header.get("RequestAttributesSequence")
+    for item in requests if isinstance(requests, pydicom.Sequence) else ():
+        found = _text(item, "RequestedProcedurePriority")
         if found and rank(parse_ordered(found)) >= rank(parse_ordered(ordered)):
             ordered = found
     return PatientContext(
-        patient_name=_value(header, "PatientName"),
-        patient_id=_value(header, "PatientID"),
-        issuer_of_patient_id=_value(header, "IssuerOfPatientID"),
-        birth_date=_value(header, "PatientBirthDate"),
-        sex=_value(header, "PatientSex"),
-        age=_value(header, "PatientAge"),
-        accession_number=_value(header, "AccessionNumber"),
-        study_id=_value(header, "StudyID"),
-        study_date=_value(header, "StudyDate"),
-        study_time=_value(header, "StudyTime"),
-        study_description=_value(header, "StudyDescription"),
-        referring_physician_name=_value(header, "ReferringPhysicianName"),
-        modality=_value(header, "Modality"),
-        body_part=_value(header, "BodyPartExamined"),
-        view=_value(header, "ViewPosition"),
+        patient_name=_text(header, "PatientName"),
+        patient_id=_text(header, "PatientID"),
+        issuer_of_patient_id=_text(header, "IssuerOfPatientID"),
+        birth_date=_text(header, "PatientBirthDate"),
+        sex=_text(header, "PatientSex"),
+        age=_text(header, "PatientAge"),
+        accession_number=_text(header, "AccessionNumber"),
+        study_id=_text(header, "StudyID"),
+        study_date=_text(header, "StudyDate"),
+        study_time=_text(header, "StudyTime"),
+        study_description=_text(header, "StudyDescription"),
+        referring_physician_name=_text(header, "ReferringPhysicianName"),
+        modality=_text(header, "Modality"),
+        body_part=_text(header, "BodyPartExamined"),
+        view=_text(header, "ViewPosition"),
         ordered_priority=str(parse_ordered(ordered)),
     )
 
 
-def _without_encoding(header: Dataset) -> dict[int, Any]:
-    return {
-        int(element.tag): element.value
-        for element in header
-        if element.tag.element != 0 and f"{int(element.tag):08X}" not in _OF_ENCODING
-    }
+def _are_equal(one: Dataset, other: Dataset, *, is_reencoded: bool) -> bool:
+    """Whether two headers say the same; of one that was encoded anew, what its encoding must say is left out."""
+    for tag in set(one.keys()) | set(other.keys()):
+        if tag.element == 0:
+            continue  # a group length
+        if is_reencoded and tag in _OF_ENCODING:
+            continue
+        if tag not in one or tag not in other:
+            return False
+        first, second = one[tag], other[tag]
+        if first.VR == second.VR == "SQ":
+            if len(first.value) != len(second.value):
+                return False
+            if not all(
+                _are_equal(left, right, is_reencoded=is_reencoded)
+                for left, right in zip(first.value, second.value, strict=True)
+            ):
+                return False
+            continue
+        if is_reencoded and first.VR != second.VR:
+            continue  # Implicit VR tells no VR: a private attribute, or one that depends on another
+        if is_reencoded and tag == _PHOTOMETRIC_INTERPRETATION and not _is_monochrome(first.value, second.value):
+            continue  # compression turns RGB into YBR; MONOCHROME1 into 2 it does not
+        if first.value != second.value:
+            return False
+    return True
 
 
-def _dataset_bytes(path: Path) -> bytes:
-    """Return the bytes after the file meta information: group 2 differs from sender to sender."""
-    data = path.read_bytes()
-    if data[128:132] != b"DICM" or data[132:136] != b"\x02\x00\x00\x00":
-        return data
-    return data[144 + int.from_bytes(data[140:144], "little") :]
+def _is_monochrome(*values: Any) -> bool:
+    return any(str(value).startswith("MONOCHROME") for value in values)
+
+
+def _may_have_same_pixels(path: Path, stored_path: Path) -> bool:
+    """Whether the pixels are the same bytes; True where one is compressed otherwise, which only decoding could tell.
+
+    Reads both into memory: only an object whose header is equal and whose bytes are not comes here.
+    """
+    one, other = pydicom.dcmread(path, force=True), pydicom.dcmread(stored_path, force=True)
+    syntaxes = [UID(item.file_meta.get("TransferSyntaxUID", "")) for item in (one, other)]
+    if syntaxes[0] != syntaxes[1] and any(syntax.is_encapsulated for syntax in syntaxes):
+        return True
+    return _little_endian_pixels(one) == _little_endian_pixels(other)
+
+
+def _little_endian_pixels(dataset: Dataset) -> bytes | None:
+    pixels = dataset.get("PixelData")
+    if pixels is None or dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRBigEndian:
+        return pixels
+    swapped = bytearray(pixels)
+    if dataset["PixelData"].VR == "OW" and len(swapped) % 2 == 0:
+        swapped[0::2], swapped[1::2] = swapped[1::2], swapped[0::2]
+    return bytes(swapped)
+
+
+def _have_same_bytes(path: Path, stored_path: Path) -> bool:
+    """Whether two files hold the same dataset, group 2 aside: it differs from sender to sender."""
+    return all(one == other for one, other in zip_longest(_dataset_chunks(path), _dataset_chunks(stored_path)))
+
+
+def _dataset_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        head = file.read(144)
+        is_part_10 = head[128:136] == b"DICM\x02\x00\x00\x00"
+        file.seek(144 + int.from_bytes(head[140:144], "little") if is_part_10 else 0)
+        while chunk := file.read(_CHUNK):
+            yield chunk

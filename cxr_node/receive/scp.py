@@ -1,16 +1,20 @@
 """The Storage SCP: associations in, answers out. See `transport` for how bytes get from the socket to the disk."""
 
-import socket
+import secrets
 import socketserver
 import ssl
 import tempfile
 import threading
+import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
+from sqlalchemy.exc import SQLAlchemyError
 
 from cxr_node import metrics
 from cxr_node.clock import utc_now
@@ -19,8 +23,15 @@ from cxr_node.log import get_logger
 from cxr_node.receive.callers import CallerList, Refusal
 from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from cxr_node.receive.intake import Intake, Requested, Sender
-from cxr_node.receive.statuses import OUT_OF_RESOURCES, UNEXPECTED, Answer
-from cxr_node.receive.transport import StreamHandler
+from cxr_node.receive.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, UNEXPECTED, Answer
+from cxr_node.receive.transport import (
+    cut,
+    discard_unfinished,
+    discard_unserved,
+    end_of_probe,
+    make_server,
+    write_failed,
+)
 from cxr_node.settings import Settings
 from storage import Database, audit
 from storage.errors import StorageError
@@ -28,101 +39,157 @@ from storage.errors import StorageError
 log = get_logger("receive")
 
 MAXIMUM_PDU = 131072
-BACKLOG = 128
+ENDS_WITHIN_S = 3.0  # an instance whose last byte is here may still be answered when the node stops
+_POLL_S = 0.25
+
+
+@dataclass
+class _Open:
+    """An association that was let in, and what came over it."""
+
+    calling_ae_title: str
+    peer_address: str
+    since: float
+    # Drawn, not counted or an address in memory: it names this association in rows that outlive the process.
+    association_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    is_counted: bool = False
+    answers: Counter[int] = field(default_factory=Counter)
+    studies: set[str] = field(default_factory=set)
 
 
 class StorageScp:
-    """One acceptor: listens until `close`.
+    """One acceptor: listens from the moment it is made, answers from `start` until `close`.
 
     Parameters
     ----------
     incoming : folder of temporary files, on the file system of the instances
+    reuse_port : other processes accept on the same port
+    port : in place of the one in `settings`
+
+    Raises
+    ------
+    SettingsError
+        A caller's address or a TLS file is not what it must be.
+    OSError
+        The address is taken, or none of this machine.
     """
 
-    def __init__(self, settings: Settings, intake: Intake, database: Database, incoming: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        intake: Intake,
+        database: Database,
+        incoming: Path,
+        *,
+        reuse_port: bool = False,
+        port: int | None = None,
+    ) -> None:
         receive = settings.receive
         self._settings = receive
         self._intake = intake
         self._database = database
         self._callers = CallerList.of(settings.caller)
         self._lock = threading.Lock()
-        self._open: dict[int, str] = {}  # association → calling AE title
-        self._studies: dict[int, set[str]] = {}
+        self._open: dict[Any, _Open] = {}
+        # The library makes its files where this points, for the whole process: a rename needs one file system.
         tempfile.tempdir = str(incoming)
-        _config.STORE_RECV_CHUNKED_DATASET = True
         ae = AE(ae_title=receive.ae_title)
         ae.maximum_pdu_size = MAXIMUM_PDU
-        # Our own limit answers first; pynetdicom's counts associations that are about to be refused too.
+        # Our own limit answers first; this one is for connections that have not said who they are.
         ae.maximum_associations = receive.maximum_associations * 2 + 16
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = receive.idle_timeout_s
         ae.add_supported_context(VERIFICATION)
         for sop_class in STORAGE_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        options: dict[str, Any] = {}
-        if receive.transport == "stream":
-            options["request_handler"] = StreamHandler
-        self._server = ae.make_server(
-            (receive.host, receive.port),
-            ae_title=receive.ae_title,
+        self._server = make_server(
+            ae,
+            (receive.host, receive.port if port is None else port),
+            transport=receive.transport,
             ssl_context=_tls_context(settings),
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, self._opened),
+            handlers=[
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._accepted),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_CONN_CLOSE, self._closed),
             ],
-            **options,
+            reuse_port=reuse_port,
         )
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}, name="receive-acceptor", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
 
+    @property
+    def open_associations(self) -> int:
+        """Associations that were let in and have not ended."""
+        with self._lock:
+            self._forget_dead()
+            return len(self._open)
+
     def close(self) -> None:
         """Stop listening and end what is open; an instance that is half sent is sent again by its sender."""
         # The library's own shutdown is for servers that `AE.start_server` made.
-        socketserver.BaseServer.shutdown(self._server)
-        for association in list(self._server.active_associations):
-            association.abort()
+        if self._thread.is_alive():
+            socketserver.BaseServer.shutdown(self._server)
         self._server.server_close()
-        self._thread.join(5)
+        associations = list(self._server.active_associations)
+        for association in associations:
+            if association.is_established:
+                association.abort(block=False)
+            else:
+                cut(association)
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        for association in associations:
+            association.join(max(0.0, deadline - time.monotonic()))
+        for association in associations:
+            if association.is_alive():  # it reads from a peer that sends nothing, or writes to a slow disk
+                cut(association)
+                association.join(0.5)
+            discard_unserved(association)
+            self._end(association)
+        if self._thread.ident is not None:
+            self._thread.join(5)
 
-    def _opened(self, event: Any) -> None:
-        connection = event.assoc.dul.socket.socket
-        # Without it the answer to each object waits 40 ms for an acknowledgement.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(self._settings.idle_timeout_s)
-
-    def _requested(self, event: Any) -> None:
-        request = event.assoc.requestor.primitive
+    def _requested(self, event: evt.Event) -> None:
+        association = event.assoc
+        request: Any = association.requestor.primitive
         calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
-        address = str(event.assoc.requestor.address)
-        refusal = self._refusal(calling, called, address, id(event.assoc))
+        address = str(association.requestor.address)
+        refusal = self._refusal(calling, called, address, association)
         if refusal is None:
             return
         metrics.ASSOCIATIONS.labels("refused").inc()
         log.warning("association_refused", reason=refusal.name.lower(), calling_ae_title=calling, peer_address=address)
-        event.assoc.acse.send_reject(*refusal.value)
-        event.assoc.kill()
-        if refusal is not Refusal.LOCAL_LIMIT:
+        association.acse.send_reject(*refusal.value)
+        association.kill()
+        if refusal is not Refusal.LOCAL_LIMIT:  # that one is the node's state, not the caller's doing
             self._audit_refusal(refusal, calling, called, address)
 
-    def _refusal(self, calling: str, called: str, address: str, key: int) -> Refusal | None:
+    def _refusal(self, calling: str, called: str, address: str, association: Any) -> Refusal | None:
+        """Decide, and take a place where there is one."""
         if called != self._settings.ae_title.strip():
             return Refusal.CALLED_AE_TITLE
         if not self._callers.allows(calling, address):
             return Refusal.CALLING_AE_TITLE
         with self._lock:
-            of_caller = Counter(self._open.values())[calling]
+            self._forget_dead()
+            of_caller = sum(item.calling_ae_title == calling for item in self._open.values())
             if len(self._open) >= self._settings.maximum_associations:
                 return Refusal.LOCAL_LIMIT
             if of_caller >= self._settings.per_caller_associations:
                 return Refusal.LOCAL_LIMIT
-            self._open[key] = calling
+            self._open[association] = _Open(calling, address, time.monotonic())
         return None
+
+    def _forget_dead(self) -> None:
+        """A place must not stay taken by an association whose end brought no event. The lock is held."""
+        for association in [item for item in self._open if not item.is_alive()]:
+            if self._open.pop(association).is_counted:
+                metrics.OPEN_ASSOCIATIONS.dec()
 
     def _audit_refusal(self, refusal: Refusal, calling: str, called: str, address: str) -> None:
         try:
@@ -134,22 +201,43 @@ class StorageScp:
                     now=utc_now(),
                     detail={"reason": refusal.name.lower(), "called_ae_title": called, "peer_address": address},
                 )
-        except StorageError as error:
+        except (StorageError, SQLAlchemyError) as error:
             log.warning("audit_not_written", error_type=type(error).__name__)
 
-    def _accepted(self, event: Any) -> None:
+    def _accepted(self, event: evt.Event) -> None:
         metrics.ASSOCIATIONS.labels("accepted").inc()
-        metrics.OPEN_ASSOCIATIONS.inc()
-
-    def _closed(self, event: Any) -> None:
         with self._lock:
-            was_open = self._open.pop(id(event.assoc), None)
-            studies = self._studies.pop(id(event.assoc), set())
-        if was_open is not None and event.assoc.acceptor.ae_title:
-            metrics.OPEN_ASSOCIATIONS.dec()
-        self._intake.hasten(studies, now=utc_now)
+            found = self._open.get(event.assoc)
+            if found is not None and not found.is_counted:
+                found.is_counted = True
+                metrics.OPEN_ASSOCIATIONS.inc()
 
-    def _store(self, event: Any) -> int | Dataset:
+    def _closed(self, event: evt.Event) -> None:
+        discard_unfinished(event.assoc)
+        end_of_probe(event.assoc)
+        self._end(event.assoc)
+
+    def _end(self, association: Any) -> None:
+        with self._lock:
+            was = self._open.pop(association, None)
+        if was is None:
+            return
+        if was.is_counted:
+            metrics.OPEN_ASSOCIATIONS.dec()
+        if was.answers:
+            log.info(
+                "association_ended",
+                association_id=was.association_id,
+                calling_ae_title=was.calling_ae_title,
+                peer_address=was.peer_address,
+                instances=was.answers[SUCCESS],
+                refused=was.answers.total() - was.answers[SUCCESS],
+                studies=len(was.studies),
+                duration_s=round(time.monotonic() - was.since, 3),
+            )
+        self._intake.hasten(was.studies, now=utc_now)
+
+    def _store(self, event: evt.Event) -> Dataset:
         with metrics.INTAKE_SECONDS.time():
             answer = self._answer(event)
         metrics.INSTANCES.labels(f"0x{answer.status:04X}").inc()
@@ -159,38 +247,50 @@ class StorageScp:
             status.ErrorComment = answer.comment
         return status
 
-    def _answer(self, event: Any) -> Answer:
+    def _answer(self, event: evt.Event) -> Answer:
         association = event.assoc
+        with self._lock:
+            found = self._open.get(association)
+        if found is None:  # the node stops
+            return Answer(OUT_OF_RESOURCES, "the node stops")
+        study = ""
         try:
-            path = event.dataset_path
-            if getattr(association.dul, "write_failed", False):
-                return Answer(OUT_OF_RESOURCES, "storage cannot take the instance now")
-            requested = Requested(
-                str(event.request.AffectedSOPClassUID or ""),
-                str(event.request.AffectedSOPInstanceUID or ""),
-                str(event.context.transfer_syntax),
-            )
-            sender = Sender(
-                association.requestor.ae_title.strip(),
-                association.acceptor.ae_title.strip(),
-                str(association.requestor.address),
-                f"{id(association):x}",
-            )
-            accepted = self._intake.accept(Path(path), requested, sender, now=utc_now)
-        except OSError as error:
-            log.error("instance_not_kept", error_type=type(error).__name__, reason=str(error))
-            return Answer(OUT_OF_RESOURCES, "storage cannot take the instance now")
+            path, request = event.dataset_path, cast(C_STORE, event.request)
+            if path is None:
+                answer = Answer(CANNOT_UNDERSTAND, "C-STORE request without a dataset")
+            elif write_failed(association, path):
+                answer = Answer(OUT_OF_RESOURCES, "storage cannot take the instance now")
+            else:
+                requested = Requested(
+                    str(request.AffectedSOPClassUID or ""),
+                    str(request.AffectedSOPInstanceUID or "").strip(),
+                    str(event.context.transfer_syntax),
+                )
+                sender = Sender(
+                    found.calling_ae_title,
+                    association.acceptor.ae_title.strip(),
+                    found.peer_address,
+                    found.association_id,
+                )
+                accepted = self._intake.accept(Path(path), requested, sender, now=utc_now)
+                answer, study = accepted.answer, accepted.study_instance_uid
         except Exception as error:  # whatever a dataset does to us, its sender gets an answer
             log.error("intake_failed", exc_info=error)
-            return Answer(UNEXPECTED, "the node failed on this dataset")
-        if accepted.study_instance_uid:
-            with self._lock:
-                self._studies.setdefault(id(association), set()).add(accepted.study_instance_uid)
-        return accepted.answer
+            answer = Answer(UNEXPECTED, "the node failed on this dataset")
+        with self._lock:
+            found.answers[answer.status] += 1
+            if study:
+                found.studies.add(study)
+                late = {study} if association not in self._open else set()
+            else:
+                late = set()
+        # Closed while its last instance was being made durable: its end has been told already, without this study.
+        self._intake.hasten(late, now=utc_now)
+        return answer
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the listener's context by BCP 195: TLS 1.2 or newer, client certificate unless node.toml waives it."""
+    """Return the listener's context by BCP 195: TLS 1.2 or newer, a client certificate unless node.toml waives it."""
     tls = settings.receive.tls
     if not tls.enabled:
         return None

@@ -1,13 +1,16 @@
 """How received bytes get from the socket to the disk; the one module that uses names pynetdicom does not publish.
 
 Stock pynetdicom asks the kernel for 4096 bytes at a time, copies every byte seven times and polls each association
-every millisecond. Here a P-DATA fragment goes from one receive buffer per association to the file in one write, and an
-association without traffic sleeps in poll. Everything else, negotiation, commands, release and abort, stays
-pynetdicom's: the last fragment is handed to it as an empty one, and it then calls the C-STORE handler as ever.
+every millisecond. Here the fragments of a dataset go from one receive buffer per association to the file with
+``writev``, and an association without traffic sleeps in ``poll``. Everything else, negotiation, commands, release and
+abort, stays pynetdicom's: the last fragment is handed to it as an empty one, and it then calls the C-STORE handler as
+ever.
 
-Names used of pynetdicom 3.0.4: ``AssociationSocket``, ``DULServiceProvider._read_pdu_data``, ``._is_transport_event``,
-``._run_loop_delay``, ``DIMSEMessage._data_set_file``. ``receive.transport = "stock"`` does without this module; the
-tests hold both to the same behaviour.
+Names used of pynetdicom 3.0.4 that it does not publish: ``AssociationSocket._is_connected``; of ``DULServiceProvider``
+``_read_pdu_data``, ``_is_transport_event``, ``_run_loop_delay``, ``_idle_timer``, ``_kill_thread``; of ``DIMSEMessage``
+``_data_set_file``, ``_data_set_path``; ``C_STORE._dataset_file``; ``RequestHandler._create_association``.
+``receive.transport = "stock"`` does without them but for the two that name the file of an unfinished dataset; one test
+holds both to the same behavior.
 """
 
 import contextlib
@@ -17,13 +20,22 @@ import select
 import socket
 import ssl
 import struct
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
+from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, RequestHandler
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from cxr_node import metrics
+from cxr_node.log import get_logger
+
+log = get_logger("receive")
 
 P_DATA_TF = 4  # PS3.8 9.3.5
 _PDU_HEADER = 6  # type, reserved, length
@@ -31,9 +43,183 @@ _PDV = struct.Struct(">IBB")  # length, presentation context id, message control
 _LENGTH = struct.Struct(">I")
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 _LAST_FRAGMENT = b"\x02"
-_BUFFER = 1 << 20
-_AWAKE_EVERY_MS = 500  # to look at the idle timers
+_BUFFER = 1 << 20  # 1 MiB measured best, a fifth faster than 128 KiB
+_SMALL_BUFFER = 1 << 14  # until a dataset comes: most associations of a day are C-ECHO, or idle
+_LONGEST_CONTROL = 1 << 20  # an A-ASSOCIATE-RQ of 128 presentation contexts takes 150 KB; the length field allows 4 GB
+_PATIENCE_BYTES = 131072  # as much of a PDU must arrive within the idle time
+_MOST_FRAGMENTS = 512  # in one writev; the kernel takes 1024
+_AWAKE_EVERY_MS = 500  # to look at the timers
+_COLLECT_EVERY_S = 30.0
 _TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+# Of a command set that is none, or of a presentation context that was not accepted.
+_MALFORMED = (KeyError, IndexError, AttributeError, ValueError, TypeError, NotImplementedError, struct.error)
+
+
+def is_streaming_possible() -> bool:
+    """Whether this system has what the `stream` transport is made of (Linux)."""
+    return hasattr(os, "eventfd") and hasattr(os, "writev") and hasattr(select, "poll")
+
+
+class AcceptorServer(ThreadedAssociationServer):
+    """Listens; public interface of pynetdicom only, both transports use it.
+
+    The TLS handshake runs in the connection's own thread with a time-out: in the library's accept loop a single caller
+    that says nothing keeps everybody else out.
+    """
+
+    request_queue_size = 128
+    daemon_threads = True
+    reuse_port = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._collected = time.monotonic()
+        super().__init__(*arguments, **options)
+
+    @property
+    def _most_connections(self) -> int:
+        """Connections that may be open, those that have not said who they are included."""
+        return int(self.ae.maximum_associations)
+
+    def server_bind(self) -> None:
+        if self.reuse_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # type: ignore[union-attr]
+        super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept, and say how this connection behaves."""
+        connection, address = self.socket.accept()  # type: ignore[union-attr]
+        # Without it the answer to each object waits 40 ms for an acknowledgement.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A caller that was switched off says no farewell.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.settimeout(self.ae.network_timeout)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is a thread for it."""
+        if len(self.active_associations) < self._most_connections:
+            return True
+        log.warning("connection_refused", peer_address=str(client_address[0]), reason="too many open connections")
+        return False
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Shake hands where TLS is wanted, then go on."""
+        if self.ssl_context is not None:
+            try:
+                request = self.ssl_context.wrap_socket(request, server_side=True)
+            except OSError as error:
+                metrics.ASSOCIATIONS.labels("tls_failed").inc()
+                reason = getattr(error, "reason", None) or type(error).__name__
+                log.warning("tls_handshake_failed", peer_address=str(client_address[0]), reason=str(reason))
+                self.shutdown_request(request)
+                return
+        super().process_request_thread(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log; the library prints a traceback."""
+        log.warning("connection_failed", peer_address=str(client_address[0]), exc_info=True)
+
+    def service_actions(self) -> None:
+        """Collect the cycles of dead associations now and then; the library does so at every 60th connection."""
+        if time.monotonic() - self._collected >= _COLLECT_EVERY_S:
+            self._collected = time.monotonic()
+            super().service_actions()
+
+
+class SharedContexts(list[Any]):
+    """The supported presentation contexts. Negotiation reads them only, and the library copies them deeply for every
+    association: with 16 transfer syntaxes each that took longer than a small image."""
+
+    def __deepcopy__(self, memo: Any) -> "SharedContexts":
+        return self
+
+
+def make_server(
+    ae: AE,
+    address: tuple[str, int],
+    *,
+    transport: str,
+    ssl_context: ssl.SSLContext | None,
+    handlers: list[Any],
+    reuse_port: bool = False,
+) -> AcceptorServer:
+    """Bind and listen; serve with ``serve_forever``.
+
+    Raises
+    ------
+    OSError
+        The address is taken, or none of this machine.
+    """
+    # Chunked: a dataset goes to a file, never to memory. Its handlers that print every PDU cost more than the network.
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    _config.LOG_HANDLER_LEVEL = "none"
+    # A UID that no row takes is answered with a status by `intake`; here it would end the association.
+    _config.VALIDATORS["UI"] = lambda value: (True, "")
+    options: dict[str, Any] = {}
+    if transport == "stream":
+        if is_streaming_possible():
+            options["request_handler"] = StreamHandler
+        else:
+            log.warning("transport_is_stock", reason="this system has no eventfd, writev or poll")
+    server_class = type("Server", (AcceptorServer,), {"reuse_port": reuse_port})
+    server = ae.make_server(
+        address,
+        ae_title=ae.ae_title,
+        ssl_context=ssl_context,
+        evt_handlers=handlers,
+        server_class=server_class,  # type: ignore[arg-type]
+        **options,
+    )
+    server.contexts = SharedContexts(server.contexts)
+    return server  # type: ignore[return-value]
+
+
+def write_failed(association: Any, path: Path) -> bool:
+    """Whether the disk refused a part of this file, and the rest of its bytes was read to no end."""
+    return isinstance(association.dul, StreamDul) and str(path) in association.dul.failed
+
+
+def discard_unfinished(association: Any) -> None:
+    """Remove the file of a dataset whose sender left in the middle of it."""
+    _remove(_file_of(association.dimse.message))
+
+
+def discard_unserved(association: Any) -> None:
+    """Remove the files of datasets that came whole and that nobody will look at any more."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            _, message = association.dimse.msg_queue.get_nowait()
+            _remove(getattr(message, "_dataset_file", None))
+
+
+def end_of_probe(association: Any) -> None:
+    """Wake an association whose peer left before it asked for one, as a load balancer's check does: its thread would
+    wait for the request until the time-out."""
+    if association.requestor.primitive is None:
+        association.dul.to_user_queue.put(None)
+
+
+def cut(association: Any) -> None:
+    """Close the connection under an association that does not end by itself: who reads from it hears the end."""
+    link = association.dul.socket
+    connection = link.socket if link is not None else None
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _file_of(message: Any) -> Any:
+    return getattr(message, "_data_set_file", None)
+
+
+def _remove(file: Any) -> None:
+    if file is None:
+        return
+    with contextlib.suppress(OSError):
+        file.close()
+    with contextlib.suppress(OSError):
+        os.unlink(file.name)
 
 
 class BufferedSocket(AssociationSocket):
@@ -41,18 +227,50 @@ class BufferedSocket(AssociationSocket):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.buffer = bytearray(_BUFFER)
+        self.buffer = bytearray(_SMALL_BUFFER)
         self.view = memoryview(self.buffer)
         self.start = self.end = 0  # unread bytes
+        self._deadline = float("inf")
+
+    @property
+    def unread(self) -> int:
+        """Bytes that can be had without asking the kernel; poll does not see what TLS has decrypted already."""
+        waiting = self.socket.pending() if isinstance(self.socket, ssl.SSLSocket) else 0
+        return self.end - self.start + waiting
 
     @property
     def ready(self) -> bool:
-        """Whether something can be read without waiting."""
-        return self.end > self.start or super().ready
+        """Whether something can be read without waiting. Not by select, which ends at descriptor 1023."""
+        if self.end > self.start:
+            return True
+        if self.socket is None or not self._is_connected:
+            return False
+        try:
+            poll = select.poll()
+            poll.register(self.socket, select.POLLIN)
+            return self.unread > 0 or bool(poll.poll(0))
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # transport connection closed, PS3.8 9.2
+            return False
 
-    def pending(self) -> int:
-        """Bytes that TLS has decrypted and nobody has read: poll does not see them."""
-        return self.socket.pending() if isinstance(self.socket, ssl.SSLSocket) else 0
+    def begin_pdu(self, length: int = 0) -> None:
+        """Give the peer the idle time for what comes, once more for every 128 KiB of it.
+
+        Each byte may come within the socket's own time-out, and a PDU still never end.
+        """
+        patience_s = self.socket.gettimeout() if self.socket is not None else None
+        if patience_s is not None:
+            self._deadline = time.monotonic() + patience_s * (1 + length // _PATIENCE_BYTES)
+
+    def grow(self) -> None:
+        """Make room for a dataset. Nothing may refer to the buffer."""
+        if len(self.buffer) == _BUFFER:
+            return
+        buffer = bytearray(_BUFFER)
+        unread = self.end - self.start
+        buffer[:unread] = self.buffer[self.start : self.end]
+        self.buffer, self.view = buffer, memoryview(buffer)
+        self.start, self.end = 0, unread
 
     def receive_into(self, view: memoryview) -> int:
         """Read what is there, at least a byte; 0 at the end of the stream.
@@ -60,10 +278,13 @@ class BufferedSocket(AssociationSocket):
         Raises
         ------
         OSError
-            Also when the peer stays silent for longer than the socket's time-out.
+            Also when the peer is silent, or slower than `begin_pdu` allows.
         """
-        assert self.socket is not None
+        if self.socket is None:
+            raise ConnectionError("the connection was closed here")
         count = self.socket.recv_into(view)
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the peer sends too slowly")
         if _TCP_QUICKACK is not None:
             # Re-armed after each read: a sender with Nagle's algorithm waits 40 ms for a delayed acknowledgement.
             with contextlib.suppress(OSError):
@@ -71,13 +292,13 @@ class BufferedSocket(AssociationSocket):
         return count
 
     def fill(self, need: int) -> bool:
-        """Have `need` unread bytes in the buffer; False at the end of the stream."""
+        """Have `need` unread bytes in the buffer; False at the end of the stream. Moves what is in the buffer."""
         if self.start == self.end:
             self.start = self.end = 0
         elif self.start + need > len(self.buffer):
-            left = self.end - self.start
-            self.buffer[:left] = self.buffer[self.start : self.end]
-            self.start, self.end = 0, left
+            unread = self.end - self.start
+            self.buffer[:unread] = self.buffer[self.start : self.end]
+            self.start, self.end = 0, unread
         while self.end - self.start < need:
             count = self.receive_into(self.view[self.end :])
             if not count:
@@ -86,7 +307,17 @@ class BufferedSocket(AssociationSocket):
         return True
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Return that many bytes, fewer at the end of the stream."""
+        """Return that many bytes, fewer at the end of the stream.
+
+        Raises
+        ------
+        OSError
+            Also for more than any command or association request takes.
+        """
+        if nr_bytes > _LONGEST_CONTROL:
+            raise ConnectionError(f"a PDU of {nr_bytes} bytes, at most {_LONGEST_CONTROL} expected")
+        if self.unread < nr_bytes:
+            self.begin_pdu(nr_bytes)
         out = bytearray()
         while len(out) < nr_bytes:
             if self.start == self.end and not self.fill(1):
@@ -104,57 +335,79 @@ class StreamDul(DULServiceProvider):
         super().__init__(association)
         self._run_loop_delay = 0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll: Any = None
-        self.write_failed = False  # of the message that is being received
+        self._wake_lock = threading.Lock()
+        self._poll_both: Any = None
+        self._fragments: list[memoryview] = []
+        self._file: Any = None  # where they go
+        self.failed: set[str] = set()  # files that the disk did not take whole
 
     def run(self) -> None:
-        """Run until the association is over, then give the descriptor back."""
+        """Run until the association is over, then give back what it held."""
         try:
             super().run()
         finally:
-            self._discard()
-            wake, self._wake = self._wake, -1
-            os.close(wake)
+            discard_unfinished(self.assoc)
+            with self._wake_lock:
+                wake, self._wake = self._wake, -1
+                os.close(wake)
 
     def _ring(self) -> None:
-        with contextlib.suppress(OSError):  # closed: nobody waits any more
+        with self._wake_lock:
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
     def send_pdu(self, primitive: Any) -> None:
+        """Queue it, and wake the thread that sends."""
         super().send_pdu(primitive)
         self._ring()
 
     def kill_dul(self) -> None:
+        """End, and wake the thread for it."""
         super().kill_dul()
         self._ring()
 
+    def stop_dul(self) -> bool:
+        """End if idle (Sta1), and wait for it; the library's own would wait in a busy loop."""
+        if self.state_machine.current_state != "Sta1":
+            return False
+        self.kill_dul()
+        if self is not threading.current_thread():
+            self.join()
+        return True
+
     def _is_transport_event(self) -> bool:
         link: Any = self.socket
-        if (
-            link is not None
-            and link.socket is not None
-            and link.start == link.end
-            and not link.pending()
-            and self.event_queue.empty()
-            and self.state_machine.current_state != "Sta13"
-            and self._nothing_to_send_or_told_to_stop()
-        ):
-            if self._poll is None:
-                self._poll = select.poll()
-                self._poll.register(link.socket, select.POLLIN)
-                self._poll.register(self._wake, select.POLLIN)
-            ready = [descriptor for descriptor, _ in self._poll.poll(_AWAKE_EVERY_MS)]
-            if self._wake in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-                return False  # a primitive to send, or time to stop
-            if not ready:
-                return False
-        return bool(super()._is_transport_event())
+        if self.state_machine.current_state == "Sta13" or not self.event_queue.empty() or self._kill_thread:
+            return bool(super()._is_transport_event())
+        if link is None or link.socket is None:
+            self._wait_for_word()
+            return False
+        if not link.unread and not self._wait_for_bytes(link):
+            return False
+        self._read_pdu_data()
+        return True
 
-    def _nothing_to_send_or_told_to_stop(self) -> bool:
-        return bool(self.to_provider_queue.empty()) and not self._kill_thread
+    def _wait_for_word(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if poll.poll(_AWAKE_EVERY_MS):
+            self._hear()
+
+    def _wait_for_bytes(self, link: Any) -> bool:
+        """Wait for something to read; False when there is something to send, to stop for, or to look at the timers."""
+        if self._poll_both is None:
+            self._poll_both = select.poll()
+            self._poll_both.register(self._wake, select.POLLIN)
+            self._poll_both.register(link.socket, select.POLLIN)
+        ready = {descriptor for descriptor, _ in self._poll_both.poll(_AWAKE_EVERY_MS)}
+        if self._wake in ready:
+            self._hear()
+            return False
+        return bool(ready)
+
+    def _hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
 
     def _read_pdu_data(self) -> None:
         if self.state_machine.current_state != "Sta6":
@@ -162,93 +415,152 @@ class StreamDul(DULServiceProvider):
             return
         try:
             connected = self._pump()
-        except OSError:
+        except OSError as error:
+            log.warning("connection_broke", reason=type(error).__name__)
             connected = False
+        except _MALFORMED as error:
+            log.warning("message_malformed", reason=type(error).__name__)
+            self.event_queue.put("Evt19")  # unrecognised or invalid PDU
+            return
+        finally:
+            self._fragments.clear()
         if not connected:
-            self.event_queue.put("Evt17")  # transport connection closed, PS3.8 9.2
+            self.event_queue.put("Evt17")  # transport connection closed
 
     def _pump(self) -> bool:
         """Read PDUs until a message is complete; False when the connection is gone."""
         link: Any = self.socket
+        self._file = _file_of(self.assoc.dimse.message)
         while True:
-            if not link.fill(_PDU_HEADER):
+            self._idle_timer.restart()  # else a long object over a slow line would look like silence
+            link.begin_pdu()
+            if not self._have(link, _PDU_HEADER):
                 return False
             if link.buffer[link.start] != P_DATA_TF:
+                self._write_out()
                 super()._read_pdu_data()  # release, abort or nonsense
                 return True
             (left,) = _LENGTH.unpack_from(link.buffer, link.start + 2)
+            link.begin_pdu(left)
             link.start += _PDU_HEADER
             done = False
             while left > 0:
-                if not link.fill(_PDV.size):
+                if not self._have(link, _PDV.size):
                     return False
                 length, context, control = _PDV.unpack_from(link.buffer, link.start)
                 if length < 2 or length + 4 > left:
-                    self.event_queue.put("Evt19")  # unrecognised or invalid PDU
-                    return True
+                    raise ValueError("a PDV longer than its PDU")
                 link.start += _PDV.size
                 left -= length + 4
-                target = self._open_file()
-                if control & _COMMAND or target is None:
-                    self.write_failed = False
+                if control & _COMMAND:
+                    self._write_out()
                     data = bytes((control,)) + bytes(link.recv(length - 2))
                     if len(data) != length - 1:
                         return False
                     self._hand_over(context, data)
-                    done = control & _LAST != 0 and self.assoc.dimse.message is None
-                elif not self._write(link, target, length - 2):
+                    done = self.assoc.dimse.message is None
+                elif self._file is None:
+                    raise ValueError("a dataset without a C-STORE request")
+                elif not self._take(link, length - 2):
                     return False
                 elif control & _LAST:
+                    self._write_out()
                     self._hand_over(context, _LAST_FRAGMENT)
                     done = True
             if done:
                 return True
 
-    def _open_file(self) -> Any:
-        """Return the file that fragments of the message go to, None while there is none."""
-        message = self.assoc.dimse.message
-        return message._data_set_file if message is not None else None
+    def _have(self, link: Any, need: int) -> bool:
+        if link.end - link.start >= need:
+            return True
+        self._write_out()  # before `fill` moves the bytes
+        return bool(link.fill(need))
 
-    def _hand_over(self, context: int, data: bytes) -> None:
-        primitive = P_DATA()
-        primitive.presentation_data_value_list.append((context, data))
-        self.assoc.dimse.receive_primitive(primitive)
-        file = self._open_file()
-        if file is not None:
-            file.flush()  # the file meta information, before fragments go past the file's buffer
-
-    def _write(self, link: Any, file: Any, count: int) -> bool:
-        """Move `count` bytes from socket to file; a disk that takes no more is remembered, and the rest is read."""
-        descriptor = file.fileno()
+    def _take(self, link: Any, count: int) -> bool:
+        """Take `count` bytes of the dataset from the socket; they go to the file when the buffer must be used again."""
         while count:
             if link.start == link.end:
-                link.start = 0
-                link.end = link.receive_into(link.view)
-                if not link.end:
+                self._write_out()
+                link.grow()
+                if not link.fill(1):
                     return False
             taken = min(count, link.end - link.start)
-            if not self.write_failed:
-                try:
-                    _write_all(descriptor, link.view[link.start : link.start + taken])
-                except OSError:
-                    self.write_failed = True
+            self._fragments.append(link.view[link.start : link.start + taken])
             link.start += taken
             count -= taken
+        if len(self._fragments) >= _MOST_FRAGMENTS:
+            self._write_out()
         return True
 
-    def _discard(self) -> None:
-        """Remove the file of a message whose sender left in the middle of it."""
-        file = self._open_file()
-        if file is not None:
-            with contextlib.suppress(OSError):
-                file.close()
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
+    def _write_out(self) -> None:
+        """Write what was taken. A disk that takes no more is remembered, and the rest of the dataset read to no end:
+        the sender hears a status, where the end of the association would tell it nothing."""
+        if not self._fragments:
+            return
+        if self._file.name not in self.failed:
+            try:
+                _write_all(self._file.fileno(), self._fragments)
+            except OSError as error:
+                log.error("file_not_written", reason=str(error.strerror))
+                self.failed.add(self._file.name)
+        self._fragments.clear()
+
+    def _hand_over(self, context: int, data: bytes) -> None:
+        """Give pynetdicom a fragment. With the last of a C-STORE request it opens the file, with the last of the
+        dataset the message is complete."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((context, data))
+        dimse = self.assoc.dimse
+        try:
+            dimse.receive_primitive(primitive)
+            file = _file_of(dimse.message)
+            if file is not None:
+                file.flush()  # the file meta information, before fragments go past the file's buffer
+        except OSError as error:
+            log.error("file_not_made", reason=str(error.strerror))
+            file = self._replace_file(dimse.message)
+        self._file = file
+
+    def _replace_file(self, message: Any) -> "_Nowhere":
+        _remove(_file_of(message))
+        file = _Nowhere(f"not made for message {id(message):x}")
+        message._data_set_file, message._data_set_path = file, Path(file.name)
+        self.failed.add(file.name)
+        return file
 
 
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(descriptor, view) :]
+class _Nowhere:
+    """Stands for a file that could not be made. The library closes it and removes its name, which does not exist."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def write(self, data: bytes) -> int:
+        """Take the empty fragment that ends a dataset."""
+        return len(data)
+
+    @property
+    def file(self) -> "_Nowhere":
+        """What a named temporary file calls the file under it."""
+        return self
+
+
+def _write_all(descriptor: int, fragments: list[memoryview]) -> None:
+    written = os.writev(descriptor, fragments)
+    for fragment in fragments:  # a disk that runs full takes a part
+        if written >= len(fragment):
+            written -= len(fragment)
+            continue
+        rest = fragment[written:]
+        written = 0
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
 
 class _WakingQueue(queue.Queue[Any]):
@@ -285,5 +597,7 @@ class StreamHandler(RequestHandler):
         association.dul = StreamDul(association)
         association.dul.to_user_queue = _WakingQueue(association.dimse)
         association.set_socket(BufferedSocket(association, client_socket=self.request))
+        # The timers live in the provider that was just replaced.
+        association.acse_timeout = self.ae.acse_timeout
         association.network_timeout = self.ae.network_timeout
         return association  # type: ignore[no-any-return]

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     ModalityWorklistInformationFind,
     UnifiedProcedureStepPull,
@@ -21,17 +22,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from cxr_node import metrics
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
+from cxr_node.worklist import mwl, ups
 from cxr_node.worklist.audit import AuditTrail
 from cxr_node.worklist.callers import is_allowed
+from cxr_node.worklist.items import Work, build
 from cxr_node.worklist.listing import Listing
 from cxr_node.worklist.matching import UTF_8, answer, has_unsupported_keys, matches, repair_text
-from cxr_node.worklist.mwl import worklist_item
-from cxr_node.worklist.ups import work_item, work_item_uid
 from storage import Database, instances
 from storage.errors import StorageError
 from storage.studies import Study
 
 log = get_logger("worklist")
+
+# They hold patients, and writing them line by line, even to a log that drops them, takes as long as the query.
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
 
 # PS3.4 C.4.1.1.4 and CC.2.8.4, CC.2.7.4
 SUCCESS = 0x0000
@@ -135,39 +140,36 @@ class WorklistScp:
         log.info("worklist_queried", service=service, matches=count)
 
     def _answers(self, identifier: Dataset, is_mwl: bool) -> Iterator[tuple[int, Dataset]]:
-        worklist = self._settings.worklist
+        attributes = mwl.ATTRIBUTES if is_mwl else ups.ATTRIBUTES
+        wanted = set(identifier.keys())
+        status = PENDING_WITHOUT_OPTIONAL_KEYS if has_unsupported_keys(identifier, attributes) else PENDING
         for study in self._listing.studies():
-            if is_mwl:
-                item = worklist_item(study, worklist.max_wait_min, self._zone, worklist.dicom_ae_title)
-            else:
-                item = work_item(study, worklist.max_wait_min, self._zone)
+            item = build(attributes, self._work(study), wanted)
             if not matches(identifier, item, self._zone):
                 continue
-            status = PENDING_WITHOUT_OPTIONAL_KEYS if has_unsupported_keys(identifier, item) else PENDING
-            if not is_mwl and "InputInformationSequence" in identifier:
-                item = self._with_images(study)
+            if "InputInformationSequence" in identifier:
+                item = build(attributes, self._with_images(study), wanted)
             yield status, answer(identifier, item, self._zone)
 
-    def _with_images(self, study: Study) -> Dataset:
+    def _work(self, study: Study) -> Work:
+        worklist = self._settings.worklist
+        return Work(study, worklist.max_wait_min, self._zone, worklist.dicom_ae_title)
+
+    def _with_images(self, study: Study) -> Work:
         with self._database.read() as connection:
             images = instances.of_study(connection, study.study_instance_uid)
-        return work_item(study, self._settings.worklist.max_wait_min, self._zone, images)
+        return replace(self._work(study), images=images)
 
     def _get(self, event: Any) -> tuple[int, Dataset | None]:
         try:
             uid = str(event.request.RequestedSOPInstanceUID)
             study = next(
-                (item for item in self._listing.studies() if work_item_uid(item.study_instance_uid) == uid), None
+                (study for study in self._listing.studies() if ups.work_item_uid(study.study_instance_uid) == uid), None
             )
             if study is None:
                 metrics.QUERIES.labels("ups-get", f"{NO_SUCH_WORK_ITEM:04X}").inc()
                 return NO_SUCH_WORK_ITEM, None
-            item = self._with_images(study)
-            wanted = set(event.attribute_identifiers)
-            found = Dataset()
-            for element in item:
-                if not wanted or element.tag in wanted:
-                    found[element.tag] = element
+            found = ups.work_item(self._with_images(study), set(event.attribute_identifiers) or None)
             found.SpecificCharacterSet = UTF_8
         except (StorageError, SQLAlchemyError) as error:
             return self._failed("ups-get", PROCESSING_FAILURE, error), None

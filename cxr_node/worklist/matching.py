@@ -5,7 +5,7 @@ Source: DICOM PS3.4 C.2.2.2 (matching), K.4.1.1 (Modality Worklist), CC.2.8 (Uni
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,7 +14,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 UTF_8 = "ISO_IR 192"
 
@@ -25,7 +25,7 @@ _TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _RANGE_VRS = frozenset({"DA", "TM", "DT"})
 _EARLIEST = {"DA": "00000101", "TM": "000000.000000", "DT": "00000101000000.000000"}
 _LATEST = {"DA": "99991231", "TM": "235959.999999", "DT": "99991231235959.999999"}
-_DT_VALUE = re.compile(r"(?P<value>\d{4,14}(?:\.\d{1,6})?)(?P<offset>[+-]\d{4})?")
+_DT_VALUE = re.compile(r"(?P<value>\d{4,14}(?:\.\d{1,6})?)(?P<offset>[+-](?:0\d|1[0-4])[0-5]\d(?=$|-))?")
 
 
 def repair_text(identifier: Dataset) -> None:
@@ -58,9 +58,9 @@ def matches(keys: Dataset, item: Dataset, zone: ZoneInfo) -> bool:
     return all(_fits(key, item[key.tag], zone) for key in _keys(keys) if key.tag in item)
 
 
-def has_unsupported_keys(keys: Dataset, item: Dataset) -> bool:
+def has_unsupported_keys(keys: Dataset, supported: Container[BaseTag]) -> bool:
     """Whether the identifier holds a key that items do not have: answered with Pending 0xFF01 instead of 0xFF00."""
-    return any(key.tag not in item for key in _keys(keys))
+    return any(key.tag not in supported for key in _keys(keys))
 
 
 def answer(keys: Dataset, item: Dataset, zone: ZoneInfo) -> Dataset:

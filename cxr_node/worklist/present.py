@@ -117,11 +117,16 @@ def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
 
 
 def state(entry: Entry) -> State:
-    """Return what the AI says. A study that is pending again after a result keeps that result."""
+    """Return what the AI says. A flagged study stays flagged while a later image waits, or when that one fails."""
     study = entry.study
-    if study.status == ANALYSED and study.flagged:
+    if study.flagged:
         flagged = sorted({shown(score["finding"]) for score in entry.of_outcome("findings") if score["flagged"]})
-        return State("flagged", "▲", "Flagged", ", ".join(f"suspected {finding}" for finding in flagged))
+        details = [f"suspected {finding}" for finding in flagged]
+        if study.status == STUDY_FAILED:
+            details.append(f"a later image failed: {shown(entry.failure) or 'analysis was given up'}")
+        elif study.status == PENDING:
+            details.append("a later image is pending")
+        return State("flagged", "▲", "Flagged", ", ".join(details))
     if study.status == ANALYSED:
         return State("not-flagged", "–", "Not flagged", "")
     if study.status == NOT_ANALYSED:

@@ -135,14 +135,14 @@ def test_a_pushed_study_gets_its_report_and_rises(line, tmp_path, shared_data, p
 def test_an_excluded_study_gets_a_report_that_says_so(line, tmp_path, shared_data):
     """Silence must not look like a clear chest."""
     node, orthanc = line
-    dataset = with_own_uids(shared_data / "dicom" / "kodak_hand_J2KR.dcm", tmp_path / "hand.dcm")
-    orthanc.push(orthanc.upload(tmp_path / "hand.dcm"))
+    dataset = with_own_uids(shared_data / "dicom" / "RG3_UNC.dcm", tmp_path / "tibia.dcm")
+    orthanc.push(orthanc.upload(tmp_path / "tibia.dcm"))
     assert node.wait_for(dataset.StudyInstanceUID)["status"] == "not_analysed"
     reports = wait_until(lambda: orthanc.reports(dataset.StudyInstanceUID), 30, "the report in Orthanc")
     report = orthanc.download(reports[0]["_id"], tmp_path / "sr.dcm")
-    dump = subprocess.run(["dsrdump", "-Er", str(report)], capture_output=True, text=True, errors="replace").stdout
+    dump = subprocess.run(["dsrdump", "-Er", "+Pl", str(report)], capture_output=True, text=True, errors="replace").stdout
     assert "ot analysed" in dump
-    assert "HAND" in dump
+    assert "EXTREMITY" in dump
 
 
 @pytest.mark.requirement("SRS-SYS-003")

@@ -347,3 +347,13 @@ def test_dcmtk_verifies_and_stores(receiver, tmp_path):
     done = subprocess.run(["storescu", "-aec", "CXR_NODE", *address, str(tmp_path / "a.dcm")], timeout=30)
     assert done.returncode == 0
     assert len(receiver.of(dataset.SOPInstanceUID)) == 1
+
+
+@pytest.mark.requirement("SRS-RCV-010")
+def test_a_hundred_probes_leave_nothing_open(receiver):
+    """Load balancers connect and drop all day; each must not hold a place for a minute."""
+    for _ in range(100):
+        with socket.create_connection(("127.0.0.1", receiver.port)):
+            pass
+    assert _wait(lambda: not receiver.scp._server.active_associations, 10)
+    assert receiver.send(make_radiograph_dataset()).Status == 0x0000

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from cxr_node.findings import OrderedPriority, effective_priority
 from cxr_node.findings.priority import parse_ordered, rank
 from cxr_node.settings import Settings
+from cxr_node.worklist.app import create_app
+from cxr_node.worklist.services import Services, make_services
 from storage import Database, deliveries, instances, jobs, results, studies
 from storage.studies import PatientContext
 
@@ -193,12 +196,48 @@ def ward(database: Database, clock: Clock) -> Ward:
     return Ward(database, clock)
 
 
-AddStudy = Callable[..., str]
-
-
 @pytest.fixture(autouse=True)
 def quiet_pydicom() -> Iterator[None]:
     """Hostile values are the point of some tests here; the stage itself turns these warnings off."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+@pytest.fixture
+def services(settings: Settings, database: Database, clock: Clock) -> Services:
+    """What the routes share, over the database of `settings`."""
+    return make_services(settings, database, clock)
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[TestClient]:
+    """A client of the application on loopback."""
+    with TestClient(create_app(services), base_url="http://127.0.0.1:8042", follow_redirects=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_client(database: Database, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+    """Make clients of applications with other settings."""
+    opened: list[TestClient] = []
+
+    def make(settings: Settings, base_url: str = "http://127.0.0.1:8042") -> TestClient:
+        app = create_app(make_services(settings, database, clock))
+        opened.append(TestClient(app, base_url=base_url, follow_redirects=False))
+        opened[-1].__enter__()
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.__exit__(None, None, None)
+
+
+def with_worklist(settings: Settings, profile: str = "triage", **changes: Any) -> Settings:
+    """Return the settings with other values in [worklist], and another profile."""
+    return settings.model_copy(
+        update={
+            "worklist": settings.worklist.model_copy(update=changes),
+            "node": settings.node.model_copy(update={"profile": profile}),
+        }
+    )
