@@ -128,7 +128,9 @@ class Worklist(_Section):
     )
     viewer_url: str = Field("", description="link to the site's viewer; `{study_instance_uid}` is filled in")
     max_wait_min: float = Field(
-        120.0, gt=0, description="longest wait of a study that is not flagged; past it, it rises to the top"
+        120.0,
+        gt=0,
+        description="longest wait of a study not flagged; past it, it moves to the top, in turn with urgent ones",
     )
     retain_h: float = Field(72.0, gt=0, description="hours a study stays on the list after its last image")
     time_zone: str = Field("UTC", description="IANA zone of the times on the page")

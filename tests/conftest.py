@@ -1,10 +1,13 @@
 """Fixtures that every test may use: peers, real data, a storage of its own."""
 
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("CXR_NODE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -45,3 +48,14 @@ def missing_in_ci(request: pytest.FixtureRequest) -> None:
 def shared_data() -> Path:
     """The folder of real images (see its PROVENANCE.md)."""
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that configures logging, as every command does, leaves a stream behind that pytest closes."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

@@ -155,9 +155,10 @@ def _check_samples(header: Dataset, _: Profile) -> Exclusion | None:
 
 def _check_frames(header: Dataset, _: Profile) -> Exclusion | None:
     found = _integer(header, "NumberOfFrames")
-    if found in (None, 0, 1):
+    if found in (0, 1) or (found is None and not _text(header, "NumberOfFrames")):
         return None
-    return RULES["frames"].exclusion(f"the image has {found} frames, expected one", found)
+    shown = found if found is not None else _text(header, "NumberOfFrames")
+    return RULES["frames"].exclusion(f"the image has {_shown(shown)} frames, expected one", shown)
 
 
 def _check_size(header: Dataset, _: Profile) -> Exclusion | None:

@@ -72,8 +72,8 @@ class DeliveryBody(_Body):
 class StudyBody(_Body):
     """A study on the worklist."""
 
-    study_instance_uid: str
-    patient_context: PatientContextBody
+    study_instance_uid: str = Field(description="(0020,000D)")
+    patient_context: PatientContextBody = Field(description="whom and what the images show, as the sender wrote it")
     received_at: datetime = Field(description="when its first image was stored; waiting time counts from here")
     notified_at: datetime | None = Field(description="when its first result was visible; null before")
     status: StudyStatus = Field(description="pending: no result yet; not_analysed: every image was excluded")
@@ -81,10 +81,10 @@ class StudyBody(_Body):
     ordered_priority: OrderedPriority = Field(description=f"{PRIORITIES}; ROUTINE where the order says nothing")
     ai_priority: OrderedPriority | None = Field(description="what the AI proposes; null when it proposes nothing")
     effective_priority: OrderedPriority = Field(description="the higher of both; never below the ordered one")
-    findings: list[FindingBody]
-    exclusions: list[ExclusionBody]
+    findings: list[FindingBody] = Field(description="of each model, the highest over the images")
+    exclusions: list[ExclusionBody] = Field(description="images that were not analysed, and why")
     revision: int = Field(description="of the current result; 0 without one")
-    deliveries: list[DeliveryBody]
+    deliveries: list[DeliveryBody] = Field(description="of the current revision's result objects")
     conflicts: int = Field(description="different objects that came under a known SOP Instance UID; kept apart")
     images: int = Field(description="SOP Instances received")
 

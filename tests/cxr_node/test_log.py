@@ -14,12 +14,9 @@ pytestmark = pytest.mark.requirement("SRS-LOG-001")
 
 @pytest.fixture
 def lines():
-    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
     stream = io.StringIO()
     configure_logging("info", "receive", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logging.getLogger().handlers[:] = handlers
-    logging.getLogger().setLevel(level)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def test_an_event_is_one_json_object_with_time_level_and_stage(lines):

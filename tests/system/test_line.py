@@ -140,7 +140,9 @@ def test_an_excluded_study_gets_a_report_that_says_so(line, tmp_path, shared_dat
     assert node.wait_for(dataset.StudyInstanceUID)["status"] == "not_analysed"
     reports = wait_until(lambda: orthanc.reports(dataset.StudyInstanceUID), 30, "the report in Orthanc")
     report = orthanc.download(reports[0]["_id"], tmp_path / "sr.dcm")
-    dump = subprocess.run(["dsrdump", "-Er", "+Pl", str(report)], capture_output=True, text=True, errors="replace").stdout
+    dump = subprocess.run(
+        ["dsrdump", "-Er", "+Pl", str(report)], capture_output=True, text=True, errors="replace"
+    ).stdout
     assert "ot analysed" in dump
     assert "EXTREMITY" in dump
 

@@ -118,9 +118,20 @@ def test_an_exclusion_shows_no_control_characters_and_no_long_text():
     assert len(exclusion.message) < 200
 
 
-@pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "Modality", "ViewPosition", "PhotometricInterpretation"])
-def test_values_of_the_wrong_kind_are_excluded_not_raised(keyword):
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("Rows", "US", [2000, 2000]),
+        ("BitsStored", "US", []),
+        ("Modality", "CS", ["DX", "CR"]),
+        ("ViewPosition", "CS", ["PA", "AP"]),
+        ("PhotometricInterpretation", "CS", "MONO\\CHROME2"),
+        ("BodyPartExamined", "CS", "B\ufffdcken"),
+        ("NumberOfFrames", "IS", [1, 20]),
+    ],
+)
+def test_values_of_the_wrong_kind_are_excluded_not_raised(keyword, vr, value):
     """A sender's header may hold anything."""
     header = make_header()
-    header.add_new(keyword, "UN", b"\xff\x00")
+    header.add_new(keyword, vr, value)
     assert judge_header(header, "triage") is not None

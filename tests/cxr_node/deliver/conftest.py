@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -219,17 +220,19 @@ def serving(
 @contextlib.contextmanager
 def storescp(port: int, *options: str) -> Iterator[subprocess.Popen]:
     """Run DCMTK's storescp, which takes every SR class."""
-    process = subprocess.Popen(
-        ["storescp", "--promiscuous", "--disable-host-lookup", *options, str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(lambda: _listens(port))
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryDirectory() as folder:  # where it writes what no option tells it to write elsewhere
+        process = subprocess.Popen(
+            ["storescp", "--promiscuous", "--disable-host-lookup", *options, str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+        )
+        try:
+            wait_for(lambda: _listens(port))
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _listens(port: int) -> bool:

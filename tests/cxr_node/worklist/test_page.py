@@ -11,17 +11,20 @@ import subprocess
 import time
 from datetime import timedelta
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from cxr_node.worklist.app import SECURITY_HEADERS
 from cxr_node.worklist.present import BANNER, duration, names, viewer_link
 from cxr_node.worklist.stage import WorklistServer
-from storage import Doorbell, results, studies
+from storage import Doorbell, InstanceFiles, results, studies
 from tests.conftest import find_program
 from tests.cxr_node.worklist.conftest import make_exclusion, make_score, with_worklist
 
@@ -100,6 +103,59 @@ def test_the_research_profile_shows_probabilities_on_the_study_alone(make_client
     client = make_client(with_worklist(settings, profile="research"))
     assert "0.912" in client.get("/studies/1.2.1").text
     assert "0.912" not in client.get("/").text
+
+
+def make_report() -> bytes:
+    """Return a small SR with a text and a number, as bytes."""
+
+    def item(name: str, **values: object) -> Dataset:
+        concept, dataset = Dataset(), Dataset()
+        concept.CodeMeaning = name
+        dataset.ConceptNameCodeSequence = [concept]
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+        return dataset
+
+    unit, measured = Dataset(), Dataset()
+    unit.CodeValue = "%"
+    measured.NumericValue, measured.MeasurementUnitsCodeSequence = "91.2", [unit]
+    number = item("Probability of pneumonia", ValueType="NUM", MeasuredValueSequence=[measured])
+    impression = item("Impression", ValueType="TEXT", TextValue="AI: flagged <b>for</b> prioritised reading")
+    report = item("Imaging Measurement Report", ValueType="CONTAINER")
+    report.ContentSequence = [item("Group", ValueType="CONTAINER", ContentSequence=[number, impression])]
+    report.SOPClassUID, report.SOPInstanceUID = Comprehensive3DSRStorage, "1.2.3.7"
+    report.CompletionFlag, report.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    report.ContentDate, report.ContentTime, report.InstanceNumber = "20260302", "120000", 1
+    buffer = BytesIO()
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    report.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.requirement("SRS-WLT-003")
+def test_the_report_is_shown_as_text_and_in_triage_without_its_measured_values(make_client, settings, ward, database):
+    """What the PACS got can be read here; the number stays in the report."""
+    ward.add("1.2.3", flagged=True)
+    files = InstanceFiles(settings.instances_dir)
+    with database.begin() as connection:
+        result = results.current(connection, "1.2.3")
+        assert result is not None
+        results.add_object(
+            connection,
+            result.id,
+            kind="sr",
+            sop_class_uid=Comprehensive3DSRStorage,
+            sop_instance_uid="1.2.3.7",
+            location=files.write_object("1.2.3.7", make_report()),
+            now=ward.clock.now,
+        )
+    triage = make_client(settings).get("/studies/1.2.3").text
+    research = make_client(with_worklist(settings, profile="research")).get("/studies/1.2.3").text
+    for text in (triage, research):
+        assert "Impression: AI: flagged &lt;b&gt;for&lt;/b&gt; prioritised reading" in text
+    assert "91.2" not in triage
+    assert "Probability of pneumonia: 91.2 %" in research
 
 
 @pytest.mark.requirement("SRS-WLT-003")
