@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from cxr_node.deliver.c_store import RejectedPermanent
-from cxr_node.errors import AssociationRefused, Disposition, NotNegotiated, Refused, Unreachable
+from cxr_node.errors import AssociationRefused, DeliveryError, Disposition, NotNegotiated, Refused, Unreachable
 from cxr_node.settings import Tls
 from storage import results
 from tests.cxr_node.deliver.conftest import Pacs, dataset_of, free_port, serving, storescp
