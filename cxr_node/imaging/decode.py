@@ -1,88 +1,283 @@
 """Stored values from any transfer syntax that a PACS sends. Sources: DICOM PS3.5 8 and annex A, PS3.3 C.7.6.3."""
 
-import copy
-import tempfile
-from pathlib import Path
+from io import BytesIO
 
 import gdcm
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames, parse_basic_offsets
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, ImplicitVRLittleEndian, JPEGExtended12Bit
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from cxr_node.errors import UnreadablePixels
+from cxr_node.imaging.codestream import Codestream, read_codestream
+from cxr_node.imaging.description import UNCONVERTIBLE, PixelDescription, describe_pixels, name
 
-MAXIMUM_PIXELS = 100_000_000  # larger than any detector; a decompression bomb is refused by its header
+# Which library decodes what, the first that can; measured fastest first (tests/benchmarks/imaging.py). Pillow is
+# libjpeg-turbo, as OpenCV is, which reads the cohorts' JPEG pictures: the same bytes give the same values in both.
+DECODERS: dict[UID, tuple[str, ...]] = {
+    JPEGBaseline8Bit: ("pillow", "gdcm"),
+    JPEGExtended12Bit: ("pillow", "gdcm"),  # 8 bits only; 12 bits: _extended
+    JPEGLossless: ("gdcm",),
+    JPEGLosslessSV1: ("gdcm",),
+    JPEGLSLossless: ("pyjpegls", "gdcm"),
+    JPEGLSNearLossless: ("pyjpegls", "gdcm"),
+    JPEG2000Lossless: ("pylibjpeg", "gdcm"),
+    JPEG2000: ("pylibjpeg", "gdcm"),
+    HTJ2KLossless: ("pylibjpeg",),
+    HTJ2KLosslessRPCL: ("pylibjpeg",),
+    HTJ2K: ("pylibjpeg",),
+    RLELossless: ("pydicom",),
+}
+LOSSLESS = frozenset(
+    {JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL, RLELossless}
+)
+WITH_RESOLUTIONS = frozenset({JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
+
+# No codec makes an image larger than this many times its pixels: what is longer is no image.
+_LARGEST_EXPANSION = 2
+
+_UNDECODABLE = (
+    RuntimeError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    LookupError,
+    OSError,
+    EOFError,
+    OverflowError,
+    Image.DecompressionBombError,
+)
 
 
-def stored_values(dataset: Dataset) -> np.ndarray:
+def stored_values(dataset: Dataset, target: tuple[int, int] | None = None) -> np.ndarray:
     """Decode the pixels of a single-frame, single-sample image.
+
+    Parameters
+    ----------
+    dataset : read for the Image Pixel Module, the transfer syntax and Pixel Data
+    target : (rows, columns) that the image will be shrunk to
+        JPEG 2000 is then decoded at the lowest of its own resolutions that has at least twice as many rows and
+        columns, which takes a quarter of the time or less; tests state how far the shrunk picture may differ. Full
+        resolution where None, with any other transfer syntax, with Pixel Padding (an exact value, which a lower
+        resolution would blur), and where the reduced decode fails.
 
     Returns
     -------
-    (rows, columns) integer
+    (rows, columns) uint8, int8, uint16 or int16
+        Within the range of Bits Stored: bits beyond it (overlays of old devices) are cleared, overshoot of a lossy
+        codec is clipped. It may be a read-only view of the dataset's bytes.
 
     Raises
     ------
     UnreadablePixels
         Absent, contradictory, too large, of several frames or samples, or not decodable; the attribute is named.
     """
-    _check(dataset)
-    syntax = UID(str(getattr(dataset.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian)))
+    description = describe_pixels(dataset)
+    syntax = _transfer_syntax(dataset)
+    if syntax in DECODERS:
+        return _encapsulated(dataset, description, syntax, target)
+    return _native(dataset, description, syntax)
+
+
+def _transfer_syntax(dataset: Dataset) -> UID:
+    meta = getattr(dataset, "file_meta", None)
+    syntax = UID(str(meta.get("TransferSyntaxUID") or "")) if meta is not None else UID("")
+    if not syntax:
+        implicit, little = dataset.original_encoding
+        if implicit is False and little is not None:
+            return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        return ImplicitVRLittleEndian
+    if syntax not in DECODERS and (not syntax.is_transfer_syntax or syntax.is_private or syntax.is_compressed):
+        raise UnreadablePixels(f"{name('TransferSyntaxUID')} is {syntax}, which is not decoded here")
+    return syntax
+
+
+def _native(dataset: Dataset, description: PixelDescription, syntax: UID) -> np.ndarray:
+    data = _pixel_bytes(dataset)
+    row = description.columns * description.bytes_allocated
+    expected = description.rows * row
+    # A surplus of less than a row is padding; a row or more contradicts Rows and Columns.
+    if not expected <= len(data) < expected + max(row, 2):
+        raise UnreadablePixels(
+            f"{name('PixelData')} has {len(data)} bytes, expected {expected} for {description.rows} x "
+            f"{description.columns} pixels of {description.bits_allocated} bits"
+        )
+    sample = np.dtype(f"{'i' if description.signed else 'u'}{description.bytes_allocated}")
+    if syntax.is_little_endian:
+        pixels = np.frombuffer(data, sample.newbyteorder("<"), count=description.rows * description.columns)
+    elif description.bytes_allocated == 1 and dataset["PixelData"].VR == "OW":
+        # The bytes of a word change places in Big Endian. Source: PS3.5 8.1.1, 7.3.
+        words = np.frombuffer(data, "u2", count=len(data) // 2).byteswap()
+        pixels = words.view(sample)[: description.rows * description.columns]
+    else:
+        pixels = np.frombuffer(data, sample.newbyteorder(">"), count=description.rows * description.columns)
+    pixels = pixels.astype(sample, copy=False).reshape(description.rows, description.columns)
+    return _within_bits_stored(pixels, description)
+
+
+def _encapsulated(
+    dataset: Dataset, description: PixelDescription, syntax: UID, target: tuple[int, int] | None
+) -> np.ndarray:
+    frame = _frame(dataset, description)
+    codestream = read_codestream(frame) if syntax != RLELossless else None
+    if codestream is not None:
+        _check_codestream(codestream, description)
+    low, high = description.extremes
+    if codestream is not None and target is not None and "PixelPaddingValue" not in dataset:
+        reduced = _reduced(frame, codestream, description, syntax, target)
+        if reduced is not None:
+            return np.clip(reduced, low, high)
+    pixels = _full(dataset, frame, codestream, description, syntax)
+    return _within_bits_stored(pixels, description) if syntax in LOSSLESS else np.clip(pixels, low, high)
+
+
+def _frame(dataset: Dataset, description: PixelDescription) -> bytes:
+    data = _pixel_bytes(dataset)
+    most = _LARGEST_EXPANSION * description.rows * description.columns * description.bytes_allocated + (1 << 16)
+    if len(data) > most:
+        raise UnreadablePixels(
+            f"{name('PixelData')} has {len(data)} compressed bytes, expected at most {most} for "
+            f"{description.rows} x {description.columns} pixels"
+        )
     try:
-        if syntax == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
-            pixels = _with_gdcm(dataset)
-        else:
-            pixels, _ = get_decoder(syntax).as_array(dataset, raw=True)
-    except (RuntimeError, ValueError, AttributeError, TypeError, NotImplementedError, KeyError, IndexError) as error:
+        offsets = parse_basic_offsets(data)
+        if len(offsets) > 1:
+            raise UnreadablePixels(f"{name('PixelData')} holds {len(offsets)} frames, expected 1")
+        return next(generate_frames(data, number_of_frames=1))
+    except (*_UNDECODABLE, StopIteration) as error:
+        raise UnreadablePixels(f"{name('PixelData')} is not divided into fragments as PS3.5 A.4 tells") from error
+
+
+def _check_codestream(codestream: Codestream, description: PixelDescription) -> None:
+    """Refuse, before it is decoded, an image that is not what the dataset says: a bomb, or another picture."""
+    found, expected = (codestream.rows, codestream.columns), (description.rows, description.columns)
+    if found != expected:
         raise UnreadablePixels(
-            f"(7FE0,0010) Pixel Data of {syntax.name} does not decode ({type(error).__name__})"
-        ) from error
-    pixels = np.squeeze(np.asarray(pixels))
-    if pixels.shape != (int(dataset.Rows), int(dataset.Columns)):
-        raise UnreadablePixels(
-            f"decoded image is {pixels.shape}, expected (0028,0010) Rows {dataset.Rows} "
-            f"x (0028,0011) Columns {dataset.Columns}"
+            f"the codestream in {name('PixelData')} is {found[0]} x {found[1]}, expected {name('Rows')} {expected[0]} "
+            f"x {name('Columns')} {expected[1]}"
         )
-    return pixels
+    if codestream.samples != 1:
+        raise UnreadablePixels(f"the codestream in {name('PixelData')} has {codestream.samples} components, expected 1")
+    if codestream.precision > description.bits_allocated:
+        raise UnreadablePixels(
+            f"the codestream in {name('PixelData')} has {codestream.precision} bits per sample, more than "
+            f"{name('BitsAllocated')} {description.bits_allocated}"
+        )
 
 
-def _with_gdcm(dataset: Dataset) -> np.ndarray:
-    """Decode JPEG Extended of 12 bits, which pydicom's plug-ins refuse; GDCM reads files only."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "frame.dcm"
-        whole = copy.copy(dataset)
-        # GDCM masks to Bits Stored, and a lossy codec overshoots: white would turn black. It is clipped below instead.
-        whole.BitsStored, whole.HighBit = 12, 11
-        whole.save_as(path, enforce_file_format=True)
-        reader = gdcm.ImageReader()
-        reader.SetFileName(str(path))
-        if not reader.Read():
-            raise ValueError("GDCM does not read the image")
-        image = reader.GetImage()
-        data = image.GetBuffer().encode("utf-8", "surrogateescape")
-    signed = image.GetPixelFormat().GetPixelRepresentation() == 1
-    pixels = np.frombuffer(data, np.int16 if signed else np.uint16).reshape(int(dataset.Rows), int(dataset.Columns))
-    return pixels if signed else np.minimum(pixels, 2 ** int(dataset.BitsStored) - 1)
-
-
-def _check(dataset: Dataset) -> None:
-    if not dataset.get("PixelData"):
-        raise UnreadablePixels("(7FE0,0010) Pixel Data is absent")
-    values = {}
-    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored"):
+def _full(
+    dataset: Dataset, frame: bytes, codestream: Codestream | None, description: PixelDescription, syntax: UID
+) -> np.ndarray:
+    problems = []
+    for library in DECODERS[syntax]:
         try:
-            values[keyword] = int(dataset[keyword].value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnreadablePixels(f"{keyword} is absent or no number") from error
-    if values["Rows"] * values["Columns"] > MAXIMUM_PIXELS:
-        raise UnreadablePixels(f"{values['Rows']} x {values['Columns']} pixels are more than {MAXIMUM_PIXELS}")
-    if values["BitsStored"] > values["BitsAllocated"]:
-        raise UnreadablePixels(
-            f"(0028,0101) Bits Stored is {values['BitsStored']}, "
-            f"more than (0028,0100) Bits Allocated {values['BitsAllocated']}"
-        )
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise UnreadablePixels(f"(0028,0002) Samples per Pixel is {dataset.SamplesPerPixel}, expected 1")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise UnreadablePixels(f"(0028,0008) Number of Frames is {dataset.NumberOfFrames}, expected 1")
+            if syntax == JPEGExtended12Bit and codestream is not None and codestream.precision > 8:
+                pixels = _extended(frame, codestream, description)
+            else:
+                pixels, _ = get_decoder(syntax).as_array(dataset, index=0, raw=True, decoding_plugin=library)
+        except _UNDECODABLE as error:
+            problems.append(error)
+            continue
+        if pixels.shape == (description.rows, description.columns):
+            return pixels
+        problems.append(ValueError(f"decoded to {pixels.shape}"))
+    kinds = ", ".join(type(problem).__name__ for problem in problems)
+    raise UnreadablePixels(f"{name('PixelData')} of {syntax.name} does not decode ({kinds})") from problems[-1]
+
+
+def _extended(frame: bytes, codestream: Codestream, description: PixelDescription) -> np.ndarray:
+    """Decode JPEG Extended of 12 bits with GDCM, which pydicom's plug-ins refuse."""
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((codestream.columns, codestream.rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(
+        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2"))
+    )
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(JPEGExtended12Bit))))
+    # The precision of the codestream, not Bits Stored: GDCM masks to it, and where a lossy codec overshoots 10 bits of
+    # 12, white would turn black. `stored_values` clips instead.
+    precision = codestream.precision
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, precision, precision - 1, int(description.signed)))
+    data = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(data, np.int16 if description.signed else np.uint16).reshape(codestream.rows, -1)
+
+
+def _reduced(
+    frame: bytes, codestream: Codestream, description: PixelDescription, syntax: UID, target: tuple[int, int]
+) -> np.ndarray | None:
+    """Decode JPEG 2000 at a lower resolution; None where that is of no use or fails. Source: ITU-T T.800 B.5."""
+    if syntax not in WITH_RESOLUTIONS or codestream.signed or description.signed:
+        return None
+    levels = 0
+    while codestream.rows >> (levels + 1) >= 2 * target[0] and codestream.columns >> (levels + 1) >= 2 * target[1]:
+        levels += 1
+    # Some encoders' tiles defeat a higher reduction (RG1_J2KI.dcm: 2); the next lower one is still faster than none.
+    for reduction in range(levels, 0, -1):
+        try:
+            with Image.open(BytesIO(frame), formats=["JPEG2000"]) as picture:
+                picture.reduce = reduction  # type: ignore[method-assign, assignment]  # a plain attribute of this format
+                picture.load()
+                pixels = np.asarray(picture)
+        except _UNDECODABLE:
+            continue
+        expected = tuple(-(-side >> reduction) for side in (codestream.rows, codestream.columns))
+        if pixels.shape != expected or pixels.dtype not in (np.uint8, np.uint16):
+            return None
+        # Pillow scales a precision of 9 to 16 bits up to 16, without rounding.
+        shift = 16 - codestream.precision if pixels.dtype == np.uint16 else 0
+        return (pixels >> shift).astype(np.uint8 if description.bytes_allocated == 1 else np.uint16, copy=False)
+    return None
+
+
+def _pixel_bytes(dataset: Dataset) -> bytes:
+    try:
+        data = dataset["PixelData"].value
+    except UNCONVERTIBLE as error:
+        raise UnreadablePixels(f"{name('PixelData')} does not read") from error
+    if not data:
+        raise UnreadablePixels(f"{name('PixelData')} is empty")
+    return bytes(data)
+
+
+def _within_bits_stored(pixels: np.ndarray, description: PixelDescription) -> np.ndarray:
+    """Move Bits Stored down to bit 0, and clear or sign-extend the bits above. Source: PS3.5 8.1.1, PS3.3 C.7.6.3."""
+    low, high = description.extremes
+    unsigned = np.dtype(f"u{description.bytes_allocated}")
+    shift = description.high_bit + 1 - description.bits_stored
+    if not shift and (description.bits_stored == description.bits_allocated or _lies_within(pixels, low, high)):
+        return pixels
+    above = description.bits_allocated - description.high_bit - 1
+    # Up to the top of the cell, and down again: the second shift fills with the sign where there is one.
+    moved = (pixels.view(unsigned) << above).view(pixels.dtype)
+    return np.asarray(moved >> (above + shift))
+
+
+def _lies_within(pixels: np.ndarray, low: int, high: int) -> bool:
+    return bool(pixels.max() <= high) and (low == 0 or bool(pixels.min() >= low))

@@ -61,6 +61,11 @@ def read_header(path: Path) -> Dataset:
         raise UnreadableDataset(
             f"expected a DICOM dataset, found bytes that do not read ({type(error).__name__})"
         ) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # The library's own, for a sequence that ends after the last byte.
+        raise UnreadableDataset("a sequence ends after the dataset's last byte") from error
     _leave_out_unconvertible(header)
     if not len(header):
         raise UnreadableDataset("expected a DICOM dataset, found no element")
@@ -155,8 +160,11 @@ def _leave_out_unconvertible(dataset: Dataset) -> None:
     for tag in list(dataset.keys()):
         try:
             element = dataset[tag]
-            items = element.value if element.VR == "SQ" else None
-            for item in items or ():
-                _leave_out_unconvertible(item)
+            values = element.value if element.VM > 1 or element.VR == "SQ" else [element.value]
+            if element.VR == "SQ":
+                for item in values:
+                    _leave_out_unconvertible(item)
+            elif element.VR in ("DS", "IS") and any(type(value) is str and value for value in values):
+                del dataset[tag]  # the library keeps the text of a number that is none
         except _UNREADABLE:
             del dataset[tag]

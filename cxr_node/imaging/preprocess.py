@@ -22,6 +22,11 @@ class PreprocessSpec:
     size: tuple[int, int]
     intermediate: tuple[int, int] | None = None
 
+    @property
+    def first_size(self) -> tuple[int, int]:
+        """The (rows, columns) that the first step shrinks to: a decoder need not give much more than that."""
+        return self.intermediate or self.size
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -38,7 +38,10 @@ class CallerList:
 
     def allows(self, calling_ae_title: str, address: str) -> bool:
         """Whether an entry names both; an IPv4 address that came over an IPv6 socket counts as itself."""
-        found = ipaddress.ip_address(address.partition("%")[0])
+        try:
+            found = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
             found = found.ipv4_mapped
         return any(

@@ -40,7 +40,7 @@ log = get_logger("receive")
 
 MAXIMUM_PDU = 131072
 ENDS_WITHIN_S = 3.0  # an instance whose last byte is here may still be answered when the node stops
-_POLL_S = 0.25
+_POLL_S = 0.1
 
 
 @dataclass
@@ -144,11 +144,10 @@ class StorageScp:
                 cut(association)
         deadline = time.monotonic() + ENDS_WITHIN_S
         for association in associations:
-            association.join(max(0.0, deadline - time.monotonic()))
+            _join(association, max(0.0, deadline - time.monotonic()))
         for association in associations:
-            if association.is_alive():  # it reads from a peer that sends nothing, or writes to a slow disk
-                cut(association)
-                association.join(0.5)
+            cut(association)  # if it is still open: it reads from a peer that sends nothing, or writes to a slow disk
+            _join(association, 0.5)
             discard_unserved(association)
             self._end(association)
         if self._thread.ident is not None:
@@ -188,6 +187,7 @@ class StorageScp:
     def _forget_dead(self) -> None:
         """A place must not stay taken by an association whose end brought no event. The lock is held."""
         for association in [item for item in self._open if not item.is_alive()]:
+            discard_unfinished(association)
             if self._open.pop(association).is_counted:
                 metrics.OPEN_ASSOCIATIONS.dec()
 
@@ -287,6 +287,11 @@ class StorageScp:
         # Closed while its last instance was being made durable: its end has been told already, without this study.
         self._intake.hasten(late, now=utc_now)
         return answer
+
+
+def _join(thread: threading.Thread, timeout_s: float) -> None:
+    if thread.is_alive():  # one that is about to start is listed already, and cannot be joined
+        thread.join(timeout_s)
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

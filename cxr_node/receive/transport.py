@@ -14,6 +14,7 @@ holds both to the same behavior.
 """
 
 import contextlib
+import logging
 import os
 import queue
 import select
@@ -74,6 +75,8 @@ class AcceptorServer(ThreadedAssociationServer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._collected = time.monotonic()
+        self._starting = 0  # connections accepted that are no association yet
+        self._starting_lock = threading.Lock()
         super().__init__(*arguments, **options)
 
     @property
@@ -98,23 +101,34 @@ class AcceptorServer(ThreadedAssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is a thread for it."""
-        if len(self.active_associations) < self._most_connections:
-            return True
+        with self._starting_lock:
+            if len(self.active_associations) + self._starting < self._most_connections:
+                self._starting += 1
+                return True
         log.warning("connection_refused", peer_address=str(client_address[0]), reason="too many open connections")
         return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Shake hands where TLS is wanted, then go on."""
-        if self.ssl_context is not None:
-            try:
-                request = self.ssl_context.wrap_socket(request, server_side=True)
-            except OSError as error:
-                metrics.ASSOCIATIONS.labels("tls_failed").inc()
-                reason = getattr(error, "reason", None) or type(error).__name__
-                log.warning("tls_handshake_failed", peer_address=str(client_address[0]), reason=str(reason))
-                self.shutdown_request(request)
-                return
-        super().process_request_thread(request, client_address)
+        try:
+            connection = self._shake_hands(request, client_address)
+            if connection is not None:
+                super().process_request_thread(connection, client_address)
+        finally:
+            with self._starting_lock:
+                self._starting -= 1
+
+    def _shake_hands(self, request: Any, client_address: Any) -> Any:
+        if self.ssl_context is None:
+            return request
+        try:
+            return self.ssl_context.wrap_socket(request, server_side=True)
+        except OSError as error:
+            metrics.ASSOCIATIONS.labels("tls_failed").inc()
+            reason = getattr(error, "reason", None) or type(error).__name__
+            log.warning("tls_handshake_failed", peer_address=str(client_address[0]), reason=str(reason))
+            self.shutdown_request(request)
+            return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log; the library prints a traceback."""
@@ -154,6 +168,8 @@ def make_server(
     # Chunked: a dataset goes to a file, never to memory. Its handlers that print every PDU cost more than the network.
     _config.STORE_RECV_CHUNKED_DATASET = True
     _config.LOG_HANDLER_LEVEL = "none"
+    # pydicom sets this level anew when it is loaded; its warnings quote the values that they are about.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     # A UID that no row takes is answered with a status by `intake`; here it would end the association.
     _config.VALIDATORS["UI"] = lambda value: (True, "")
     options: dict[str, Any] = {}
@@ -371,7 +387,7 @@ class StreamDul(DULServiceProvider):
         if self.state_machine.current_state != "Sta1":
             return False
         self.kill_dul()
-        if self is not threading.current_thread():
+        if self.is_alive() and self is not threading.current_thread():
             self.join()
         return True
 
