@@ -28,6 +28,11 @@ IDENTIFYING_KEYS = frozenset(
 )
 
 
+# pydicom's warnings quote values of the dataset they stumble over; pynetdicom tells of every connection that fails on
+# several lines, where whoever asked says so in one.
+SILENT_LIBRARIES = frozenset({"pydicom", "pynetdicom"})
+
+
 def configure_logging(level: str = "info", stage: str = "", stream: TextIO | None = None) -> None:
     """Send every log event of this process, the libraries' too, to `stream` as JSON lines.
 
@@ -52,6 +57,8 @@ def configure_logging(level: str = "info", stage: str = "", stream: TextIO | Non
     if stage:
         structlog.contextvars.bind_contextvars(stage=stage)
     handler = logging.StreamHandler(out)
+    # At the handler: pydicom sets the level of its logger anew when it is imported, which may be after this.
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in SILENT_LIBRARIES)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -64,10 +71,6 @@ def configure_logging(level: str = "info", stage: str = "", stream: TextIO | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    # Its warnings quote element values of the dataset they stumble over.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    # It tells of every connection that fails on several lines; who asked says so in one.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom\b")
 
 

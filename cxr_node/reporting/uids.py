@@ -16,7 +16,7 @@ def analysis_key(outcome: StudyOutcome, revision: int) -> str:
     """Return the text that tells one analysis from another: study, sources, models, parameters, what came of it."""
     lines = [outcome.study_instance_uid, str(revision)]
     for item in sorted(outcome.images, key=lambda item: item.image.sop_instance_uid):
-        lines.append(item.image.sop_instance_uid)
+        lines.append(f"{item.image.sop_instance_uid} {item.image.sop_class_uid} {item.image.series_instance_uid}")
         lines += [
             f"{score.finding} {score.model} {score.model_version} {score.model_digest} {score.operating_point} "
             f"{score.threshold!r} {score.probability!r}"
