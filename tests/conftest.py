@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,11 +70,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _process_as_it_was() -> Iterator[None]:
     """A test that configures logging, as every command does, leaves a stream behind that pytest closes."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, folder = root.handlers[:], root.level, tempfile.tempdir
     yield
+    tempfile.tempdir = folder  # the receiver points it at its spool, for its whole process
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()

@@ -8,9 +8,10 @@ from cxr_node.errors import UnreadablePixels
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _END = b"\xff\xd9"  # End of Image and End of Codestream share a code
 _LONGEST_TAIL = 16  # padding after the end marker; some senders write two bytes instead of one
-# Start of Frame, of every JPEG process and of JPEG-LS; DHT, JPG and DAC lie between them.
+# Start of Frame of every JPEG process and of JPEG-LS; DHT, JPG and DAC lie between them.
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN = 0xDA
+_JPEG_LS_FRAME, _HUFFMAN_TABLE, _START_OF_SCAN = 0xF7, 0xC4, 0xDA
+_WITHOUT_SEGMENT = frozenset({0x01, *range(0xD0, 0xDA)})  # TEM, RSTn, SOI, EOI
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,28 @@ def _read(frame: bytes) -> Codestream:
 
 
 def _read_jpeg(frame: bytes) -> Codestream:
-    at = 2
+    """Walk the marker segments to the first scan: GDCM ends the process where the tables before it are broken."""
+    found, tables, at = None, False, 2
     while True:
         marker, code, length = struct.unpack_from(">BBH", frame, at)
-        if marker != 0xFF or code == _START_OF_SCAN:
-            raise UnreadablePixels("(7FE0,0010) Pixel Data has no JPEG frame header before its first scan")
-        if code == 0xFF:  # fill byte
+        if marker == code == 0xFF:  # fill byte
             at += 1
-        elif code in _FRAME_MARKERS:
+            continue
+        if marker != 0xFF or code in _WITHOUT_SEGMENT or length < 2:
+            raise UnreadablePixels("(7FE0,0010) Pixel Data has no JPEG marker where one must be")
+        if code in _FRAME_MARKERS:
+            if found is not None:
+                raise UnreadablePixels("(7FE0,0010) Pixel Data has two JPEG frame headers")
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
-            return Codestream(rows, columns, samples, precision, signed=False)
-        else:
-            at += 2 + length
+            found = Codestream(rows, columns, samples, precision, signed=False)
+            tables = tables or code == _JPEG_LS_FRAME
+        tables = tables or code == _HUFFMAN_TABLE
+        if code == _START_OF_SCAN:
+            break
+        at += 2 + length
+    if found is None or not tables:
+        raise UnreadablePixels("(7FE0,0010) Pixel Data has no JPEG frame header or no table before its first scan")
+    return found
 
 
 def _read_jpeg_2000(frame: bytes, start: int) -> Codestream:

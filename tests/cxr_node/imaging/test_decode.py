@@ -123,8 +123,9 @@ def test_a_file_without_preamble_and_group_2_reads(tmp_path):
 def test_what_another_toolkit_compressed_decodes(command, bits, most, tmp_path):
     """A codec that agrees with itself only is no codec."""
     y, x = np.mgrid[0:120, 0:100]
-    smooth = (np.sin(y / 20) * np.cos(x / 15) * 0.49 + 0.5) * (2**bits - 1)
-    pixels = smooth.astype(np.uint8 if bits == 8 else np.uint16)
+    wave = np.sin(y / 20) * np.cos(x / 15)
+    # The whole range: DCMTK spreads what a lossy codec is given over it, and says so in Rescale Slope.
+    pixels = np.round((wave - wave.min()) / np.ptp(wave) * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
     make_radiograph_dataset(pixels).save_as(tmp_path / "plain.dcm", enforce_file_format=True)
     program = find_program(command[0]) or command[0]
     subprocess.run([program, *command[1:], tmp_path / "plain.dcm", tmp_path / "small.dcm"], check=True)
@@ -339,11 +340,15 @@ def test_full_resolution_where_a_lower_one_would_mean_something_else(attributes)
     "spec", [PreprocessSpec((128, 128), (224, 224)), PreprocessSpec((320, 320)), PreprocessSpec((512, 512))]
 )
 def test_a_lower_resolution_gives_nearly_the_same_input(name, spec):
-    """Stated tolerance: on average half of one gray level of 255, and four for one pixel in a thousand."""
+    """Stated tolerance in gray levels of 255: 0.2 on average, 2 for one pixel in a hundred, 10 for one in a thousand.
+
+    The largest differences lie on burned-in letters and at the edge of the film.
+    """
     dataset = dcmread(DICOM / f"{name}.dcm")
     full = preprocess(radiograph_from_dataset(dataset), spec)
     reduced = radiograph_from_dataset(dataset, spec.first_size)
     assert min(reduced.rows, reduced.columns) >= 2 * max(spec.first_size) or reduced.rows == dataset.Rows
     apart = np.abs(preprocess(reduced, spec) - full)
-    assert apart.mean() <= 0.5 / 255
-    assert np.quantile(apart, 0.999) <= 4 / 255
+    assert apart.mean() <= 0.2 / 255
+    assert np.quantile(apart, 0.99) <= 2 / 255
+    assert np.quantile(apart, 0.999) <= 10 / 255
