@@ -8,6 +8,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export KERAS_HOME := $(CURDIR)/.cache/keras
+export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .PHONY: run test lint unit system bench clean lock
