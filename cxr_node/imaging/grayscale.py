@@ -124,8 +124,8 @@ def _robust_range(modality: np.ndarray, indices: np.ndarray, padding: np.ndarray
         return 0.0, 0.0
     order = np.argsort(modality, kind="stable")
     below = np.cumsum(counts[order])
-    wanted = np.array(ROBUST_PERCENTILES) / 100 * (below[-1] - 1)
-    low, high = modality[order][np.searchsorted(below, wanted, side="right")]
+    least, most = np.array(ROBUST_PERCENTILES) / 100 * (below[-1] - 1)
+    low, high = modality[order][np.searchsorted(below, (np.floor(least), np.ceil(most)), side="right")]
     return float(low), float(high)
 
 

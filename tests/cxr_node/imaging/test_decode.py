@@ -3,6 +3,7 @@
 import base64
 import subprocess
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,7 +25,13 @@ from pydicom.uid import (
 )
 
 from cxr_node.errors import UnreadablePixels
-from cxr_node.imaging import PreprocessSpec, preprocess, radiograph_from_dataset, radiograph_from_dicom_file
+from cxr_node.imaging import (
+    PreprocessSpec,
+    preprocess,
+    radiograph_from_dataset,
+    radiograph_from_dicom_file,
+    radiograph_from_picture,
+)
 from cxr_node.imaging.codestream import read_codestream
 from cxr_node.imaging.decode import stored_values
 from cxr_node.imaging.description import MAXIMUM_PIXELS
@@ -300,6 +307,30 @@ def test_a_missing_file_is_no_property_of_the_image(tmp_path):
     """The disk may come back: the job is tried again, the image is not excluded."""
     with pytest.raises(FileNotFoundError):
         radiograph_from_dicom_file(tmp_path / "absent.dcm")
+
+
+@pytest.mark.requirement("SRS-IMG-003")
+def test_the_same_jpeg_bytes_as_picture_and_as_dicom_are_the_same_radiograph():
+    """To the bit: the cohorts are read as JPEG pictures."""
+    frame = cv2.imencode(".jpg", (_smooth(300, 200) >> 4).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    picture = radiograph_from_picture(frame).grayscale
+    dataset = _encapsulated(frame, JPEGBaseline8Bit, np.zeros((300, 200), np.uint8))
+    assert np.array_equal(radiograph_from_dataset(dataset).grayscale, picture)
+
+
+@pytest.mark.requirement("SRS-IMG-003")
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_a_deep_picture_and_its_dicom_copy_give_the_same_input(bits):
+    """Within half a stored level: a 16-bit PNG spans 0 to 65535, the DICOM copy its Bits Stored."""
+    deep = _smooth(500, 400).astype(np.uint32) * 65535 // 4095
+    picture = radiograph_from_picture(cv2.imencode(".png", deep.astype(np.uint16))[1].tobytes())
+    most = 2**bits - 1
+    stored = np.round(deep * (most / 65535)).astype(np.uint16)
+    dataset = make_radiograph_dataset(stored, BitsStored=bits, HighBit=bits - 1)
+    dataset.WindowCenter, dataset.WindowWidth = 2 ** (bits - 1), 2**bits
+    spec = PreprocessSpec((128, 128), (224, 224))
+    apart = np.abs(preprocess(radiograph_from_dataset(dataset), spec) - preprocess(picture, spec))
+    assert apart.max() <= 0.5 / most + 1e-6
 
 
 # Lower resolution of JPEG 2000

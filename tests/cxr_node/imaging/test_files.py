@@ -72,6 +72,10 @@ def test_every_file_of_the_table_decodes_or_says_why():
         ("xrv_Fake_MONOHR1", "inverted-polarity"),
         ("clunie_CR_chest_textpage", "not-a-chest"),
         ("clunie_DX_textpage", "not-a-chest"),
+        ("RG3_UNC", "not-a-chest"),
+        ("kodak_hand_J2KR", "not-a-chest"),
+        ("fodicom_teeth_modalitylut", "not-a-chest"),
+        ("orthanc_RF", "not-a-chest"),
     ],
 )
 def test_the_pixels_tell_a_chest_from_what_is_none(name, reason):

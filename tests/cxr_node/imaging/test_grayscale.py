@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.tag import BaseTag
 
 from cxr_node.errors import UnreadablePixels
 from cxr_node.imaging import radiograph_from_dataset, read_header, to_grayscale
@@ -139,3 +141,212 @@ def test_any_bytes_read_as_a_header_or_are_refused(data, tmp_path_factory):
     path.write_bytes(data)
     with contextlib.suppress(UnreadableDataset):
         assert len(read_header(path))
+
+
+def _table_reference(value: float, first: int, table: list[int]) -> int:
+    """PS3.3 C.11.1.1.1: before the first mapped value the first entry, after the last the last."""
+    if value < first:
+        return table[0]
+    if value >= first + len(table):
+        return table[-1]
+    return table[int(value) - first]
+
+
+def _lut_item(first: int, table: list[int], bits: int) -> Dataset:
+    item = Dataset()
+    item.add_new(0x00283002, "SS" if first < 0 else "US", [len(table), first, bits])
+    item.add_new(0x00283006, "US", table)
+    return item
+
+
+@given(
+    first=st.integers(-50, 300),
+    table=st.lists(st.integers(0, 1023), min_size=2, max_size=40),
+    values=st.lists(st.integers(-100, 400), min_size=4, max_size=4),
+)
+def test_a_voi_table_is_the_rule_of_the_standard(first, table, values):
+    """Entry by entry, in a loop."""
+    stored = np.array(values, np.int16).reshape(2, 2)
+    dataset = make_radiograph_dataset(stored.view(np.uint16), PixelRepresentation=1, BitsStored=16, HighBit=15)
+    dataset.VOILUTSequence = [_lut_item(first, table, 10)]
+    expected = [_table_reference(value, first, table) / 1023 for value in values]
+    assert np.allclose(to_grayscale(stored, dataset).ravel(), expected, atol=1e-6)
+
+
+@given(first=st.integers(0, 300), table=st.lists(st.integers(0, 4095), min_size=2, max_size=40))
+def test_a_modality_table_agrees_with_pydicom(first, table):
+    """And what follows sees its values: here a window over all of them."""
+    stored = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    dataset = make_radiograph_dataset(stored, WindowCenter=2048, WindowWidth=4096)
+    dataset.ModalityLUTSequence = [_lut_item(first, table, 16)]
+    expected = apply_modality_lut(stored, dataset).astype(float) / 4095
+    assert np.allclose(to_grayscale(stored, dataset), expected, atol=1e-5)
+
+
+@given(
+    slope=st.floats(0.01, 4),
+    intercept=st.floats(-2000, 2000),
+    function=st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]),
+    center=st.integers(-500, 4000),
+    width=st.integers(2, 5000),
+)
+def test_rescale_and_each_window_function_agree_with_pydicom(slope, intercept, function, center, width):
+    """A second implementation of C.11.1 and C.11.2, over every stored value of 12 bits."""
+    stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    slope, intercept = float(f"{slope:.5g}"), float(f"{intercept:.5g}")
+    dataset = make_radiograph_dataset(
+        stored,
+        RescaleSlope=slope,
+        RescaleIntercept=intercept,
+        WindowCenter=center,
+        WindowWidth=width,
+        VOILUTFunction=function,
+    )
+    peer = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
+    assert np.allclose(to_grayscale(stored, dataset), (peer - intercept) / (slope * 4095), atol=1e-5)
+
+
+def test_a_negative_slope_turns_the_values_round_before_the_window():
+    """The window is over modality values; pydicom's own output range is not defined there."""
+    stored = np.array([[0, 1000], [2000, 4095]], np.uint16)
+    found = _render(stored, RescaleSlope=-1, RescaleIntercept=4095, WindowCenter=2048, WindowWidth=4096)
+    assert np.allclose(found, (4095 - stored.astype(float)) / 4095, atol=1e-6)
+
+
+def test_packed_tables_of_eight_bits_are_unpacked():
+    """Two entries to a word, the first in the low byte, as old senders write them."""
+    item = Dataset()
+    item.LUTDescriptor = [4, 0, 8]
+    item.add_new(0x00283006, "OW", bytes([0, 85, 170, 255]))
+    stored = np.array([[0, 1], [2, 3]], np.uint16)
+    assert np.allclose(_render(stored, VOILUTSequence=[item]), stored / 3, atol=1e-6)
+
+
+def test_zero_entries_stand_for_65536():
+    """LUT Descriptor is of 16 bits."""
+    item = Dataset()
+    item.add_new(0x00283002, "US", [0, 0, 16])
+    item.add_new(0x00283006, "OW", np.arange(65536, dtype="<u2").tobytes())
+    stored = np.array([[0, 4095], [65535, 300]], np.uint16)
+    found = _render(stored, BitsStored=16, HighBit=15, VOILUTSequence=[item])
+    assert np.allclose(found, stored / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_signed_values_are_scaled_and_inverted_like_others(photometric):
+    """CT-like stored values appear in CR too."""
+    stored = np.array([[-1000, -500], [0, 1000]], np.int16)
+    dataset = make_radiograph_dataset(
+        stored.view(np.uint16), PixelRepresentation=1, WindowCenter=0.5, WindowWidth=2001,
+        PhotometricInterpretation=photometric,
+    )  # fmt: skip
+    expected = (stored + 1000) / 2000
+    found = to_grayscale(stored, dataset)
+    assert np.allclose(found, expected if photometric == "MONOCHROME2" else 1 - expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [(4000, 4095), (4095, 4000)])
+def test_a_range_of_padding_is_black_in_either_order(value):
+    """The limit may be the greater or the lesser end: C.7.5.1.1.2."""
+    stored = np.array([[3999, 4000], [4050, 4095]], np.uint16)
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    dataset = make_radiograph_dataset(stored, PhotometricInterpretation="MONOCHROME1", **window)
+    dataset.PixelPaddingValue, dataset.PixelPaddingRangeLimit = value
+    found = to_grayscale(stored, dataset)
+    assert found[0, 0] > 0
+    assert not found.ravel()[1:].any()
+
+
+def test_padding_of_the_other_sign_has_the_bits_of_the_stored_value():
+    """63536 for -2000, written with the wrong value representation."""
+    stored = np.array([[-2000, 0], [100, 200]], np.int16)
+    dataset = make_radiograph_dataset(stored.view(np.uint16), PixelRepresentation=1, BitsStored=16, HighBit=15)
+    dataset.add_new(0x00280120, "US", 63536)
+    found = to_grayscale(stored, dataset)
+    assert found[0, 0] == 0
+    assert np.allclose(found.ravel()[1:], [0, 0.5, 1], atol=1e-6)
+
+
+def test_an_image_of_nothing_but_padding_is_black():
+    """No value is left to scale by."""
+    assert not _render(np.full((4, 4), 9, np.uint16), PixelPaddingValue=9).any()
+
+
+@pytest.mark.parametrize("width", [0, -5, 0.5])
+def test_a_width_that_the_standard_forbids_counts_as_no_window(width):
+    """A division by zero would make every lung white, or NaN."""
+    stored = np.linspace(500, 1500, 10000).astype(np.uint16).reshape(100, 100)
+    assert np.array_equal(_render(stored, WindowCenter=1000, WindowWidth=width), _render(stored))
+
+
+def test_a_width_of_one_is_a_threshold():
+    """C.11.2.1.2.1 allows it."""
+    found = _render(np.array([[9, 10], [11, 12]], np.uint16), WindowCenter=11, WindowWidth=1)
+    assert np.array_equal(found, [[0, 0], [1, 1]])
+
+
+def test_a_spacing_of_zero_is_not_read():
+    """RG1 of the NEMA samples has 0.000: nothing here divides by it."""
+    stored = np.array([[0, 1000], [2000, 4095]], np.uint16)
+    found = _render(stored, PixelSpacing=["0.000", "0.000"], WindowCenter=2048, WindowWidth=4096)
+    assert np.allclose(found, stored / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("pixels", [np.uint8, np.int8])
+def test_up_to_eight_bits_span_what_the_bits_can_hold(pixels):
+    """Whatever values occur: two images of a series keep one scale."""
+    stored = np.array([[10, 20], [30, 100]], pixels)
+    dataset = make_radiograph_dataset(stored.view(np.uint8), PixelRepresentation=int(pixels == np.int8))
+    expected = (stored.astype(float) + (128 if pixels == np.int8 else 0)) / 255
+    assert np.allclose(to_grayscale(stored, dataset), expected, atol=1e-7)
+
+
+@given(values=st.lists(st.integers(0, 65535), min_size=1, max_size=50), slope=st.sampled_from([1, -1, 0.5]))
+def test_every_value_lies_between_black_and_white(values, slope):
+    """Whatever the image holds."""
+    stored = np.array([values], np.uint16)
+    found = _render(stored, BitsStored=16, HighBit=15, RescaleSlope=slope, RescaleIntercept=-7)
+    assert found.dtype == np.float32
+    assert np.all((found >= 0) & (found <= 1))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"RescaleSlope": 0, "RescaleIntercept": 5}, "(0028,1053) Rescale Slope is 0, which makes one value of all"),
+        (
+            {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "CUBIC"},
+            "(0028,1056) VOI LUT Function is none of LINEAR, LINEAR_EXACT, SIGMOID",
+        ),
+        (
+            {"VOILUTSequence": [Dataset()]},
+            "(0028,3010) VOI LUT Sequence has no item with (0028,3002) LUT Descriptor and data",
+        ),
+        (
+            {"VOILUTSequence": [_lut_item(0, [1, 2, 3], 17)]},
+            "(0028,3002) LUT Descriptor of (0028,3010) VOI LUT Sequence tells 17 bits, expected 8 to 16",
+        ),
+    ],
+)
+def test_a_description_that_makes_no_picture_is_named(attributes, message):
+    """Rather an exclusion that says why than a gray picture."""
+    with pytest.raises(UnreadablePixels) as caught:
+        _render(np.zeros((2, 2), np.uint16), **attributes)
+    assert str(caught.value) == message
+
+
+def test_a_table_shorter_than_its_descriptor_is_named():
+    """The missing entries could be anything."""
+    item = _lut_item(0, [1, 2, 3], 12)
+    item.LUTDescriptor = [300, 0, 12]
+    with pytest.raises(UnreadablePixels, match="has 3 entries, expected 300"):
+        _render(np.zeros((2, 2), np.uint16), VOILUTSequence=[item])
+
+
+def test_a_window_that_is_no_number_is_named():
+    """Decimal strings hold what a sender writes."""
+    stored = np.zeros((2, 2), np.uint16)
+    dataset = make_radiograph_dataset(stored, WindowWidth=4096)
+    dataset[0x00281050] = RawDataElement(BaseTag(0x00281050), "DS", 3, b"abc", 0, False, True)
+    with pytest.raises(UnreadablePixels, match=r"\(0028,1050\) Window Center"):
+        to_grayscale(stored, dataset)
