@@ -55,7 +55,7 @@ $(VENV)/.installed-dev: tests/requirements.lock pyproject.toml | $(VENV)/bin/pyt
 # With uv on the machine: both lock files anew, for every Python and platform that pyproject.toml admits.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra train -q -o requirements.lock pyproject.toml
-	uv pip compile --universal --python-version 3.11 --generate-hashes --extra train --extra dev -q -o tests/requirements.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra train --extra weights --extra dev -q -o tests/requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) .cache var runs build *.egg-info

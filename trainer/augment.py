@@ -17,7 +17,7 @@ class Augment:
     rotate_degrees: float = 8.0
     scale: float = 0.12  # each axis by itself within 1 ± scale: the cohorts lost the aspect ratio
     shift: float = 0.06  # of the size
-    flip: bool = True  # left to right: situs inversus is rare, but no finding here has a side
+    flip: bool = False  # left to right, only where declared: it makes situs inversus of every heart
     gamma: float = 0.4  # exponent within exp(± gamma)
     contrast: float = 0.25
     brightness: float = 0.1

@@ -1,6 +1,10 @@
 """Logistic fits: Platt's line from score to probability, and the small models that serve as baselines."""
 
+from typing import Any
+
 import numpy as np
+
+from trainer import metrics
 
 _SCORE_MARGIN = 1e-7
 
@@ -35,6 +39,34 @@ def platt(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
             f"the scores rise where the finding is absent (slope {slope:.3f}): no calibration turns that round"
         )
     return float(slope), float(intercept)
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> dict[str, Any]:
+    """Return how probabilities stand to frequencies: slope, intercept, Brier score, calibration error, bins.
+
+    Slope 1 and intercept 0 are perfect: the logistic regression of the label on the logit of the probability; NaN where
+    a class is missing. Source: Cox 1958; Van Calster et al. 2019.
+    """
+    both = 0 < (labels == 1).sum() < len(labels)
+    intercept, slope = (
+        logistic_fit(logit(probabilities)[:, np.newaxis], labels, ridge=1e-6) if both else (np.nan, np.nan)
+    )
+    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    return {
+        "slope": round(float(slope), 4),
+        "intercept": round(float(intercept), 4),
+        "brier": round(metrics.brier(labels, probabilities), 4),
+        "expected_calibration_error": round(metrics.expected_calibration_error(labels, probabilities, bins), 4),
+        "bins": [
+            {
+                "mean": round(float(probabilities[inside].mean()), 4),
+                "frequency": round(float(labels[inside].mean()), 4),
+                "n": int(inside.sum()),
+            }
+            for bin_ in range(bins)
+            if (inside := index == bin_).any()
+        ],
+    }
 
 
 def logistic_fit(

@@ -1,28 +1,35 @@
-"""`cxr-train`: train a network from a configuration, release it as a model package, evaluate a package."""
+"""`cxr-train`: from a downloaded data set to an explored, split, trained, validated, compared and released model."""
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cxr_node.errors import CxrNodeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 where it did what was asked, 2 where the reason it could not is on standard error."""
+    """Run a command; 0 where it did what was asked, 1 where a gate refused, 2 where it could not be done.
+
+    The reason is on standard error.
+    """
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Loaded here: --help must not wait for what only a command needs.
+    from trainer import commands
     from trainer.cohorts import CohortError
     from trainer.config import ConfigError
-    from trainer.release import ReleaseError
+    from trainer.distribute import DistributionError
+    from trainer.export import ExportError
     from trainer.weights import WeightsError
 
+    expected = (CohortError, ConfigError, CxrNodeError, DistributionError, ExportError, WeightsError)
     try:
-        return int(options.run(options))
-    except (CohortError, ConfigError, CxrNodeError, ReleaseError, WeightsError) as error:
+        run: Callable[[argparse.Namespace], int] = getattr(commands, options.command)
+        return run(options)
+    except expected as error:
         print(f"cxr-train: {error}", file=sys.stderr)
         return 2
 
@@ -31,89 +38,107 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cxr-train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train from a configuration; goes on from a checkpoint in --out")
+    def command(name: str, says: str, function: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=says, description=says)
+        made.set_defaults(command=function)
+        return made
+
+    eda = command("eda", "explore a cohort: HTML, JSON and figures", "eda")
+    _cohort(eda)
+    _out(eda)
+    eda.add_argument("--pictures", type=int, default=1000, help="how many are looked at; 0 for the table only")
+    eda.add_argument("--seed", type=int, default=1, help="of the sample of pictures")
+
+    split = command("split", "draw train, tune and test by patient and freeze them in a file", "split")
+    _cohort(split)
+    split.add_argument("--finding", required=True, help="what the parts are stratified by")
+    split.add_argument("--seed", type=int, default=1)
+    split.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "TUNE", "TEST"))
+    split.add_argument("--anew", action="store_true", help="draw the official test part anew too")
+    split.add_argument("--out", required=True, type=Path, metavar="CSV")
+
+    train = command("train", "train from a configuration; goes on from a checkpoint in --out", "train")
     train.add_argument("config", metavar="CONFIG", help="a TOML file, or the name of one in trainer/configs")
     _data(train)
-    train.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run, e.g. runs/first")
+    _out(train)
+    _split_file(train)
     train.add_argument("--weights", metavar="imagenet|FILE|none", help="start weights, instead of the configuration's")
     train.add_argument("--epochs", type=int, help="instead of the configuration's")
+    train.add_argument("--seed", type=int, help="instead of the configuration's")
+    train.add_argument("--fold", metavar="I/N", help="leave the patients of one of N folds out, for a teacher")
     train.add_argument("--from-scratch", action="store_true", help="do not go on from a checkpoint")
-    train.set_defaults(run=_train)
+    train.add_argument("--cache", type=Path, metavar="DIR", help="decoded pictures; default: cache beside --out")
+    train.add_argument("--threads", type=int, default=max(2, os.cpu_count() or 2), help="that make batches")
 
-    release = commands.add_parser("release", help="write a model package from a run; looks at the test part")
-    release.add_argument("config", metavar="CONFIG")
-    release.add_argument("out", type=Path, metavar="RUN")
-    _data(release)
-    release.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="where the folder NAME is written")
-    release.add_argument("--version", required=True)
-    release.set_defaults(run=_release)
-
-    evaluate = commands.add_parser("evaluate", help="measure a package on a part of its cohort; prints JSON")
-    evaluate.add_argument("package", type=Path, metavar="PACKAGE")
+    evaluate = command("evaluate", "measure a run or a package; writes evaluation.json, scores and figures", "evaluate")
+    evaluate.add_argument("model", type=Path, metavar="RUN|PACKAGE")
     _data(evaluate)
-    evaluate.add_argument("--part", choices=("tune", "test"), default="tune", help="default: tune")
-    evaluate.add_argument("--scores", type=Path, metavar="CSV", help="also write every case's score here")
-    evaluate.set_defaults(run=_evaluate)
+    _out(evaluate)
+    _split_file(evaluate)
+    evaluate.add_argument("--part", choices=("tune", "test"), default="tune", help="default: tune, as often as wanted")
+    evaluate.add_argument("--finding", default="", help="default: the model's first")
+    evaluate.add_argument("--other", metavar="COHORT", help="another population's cohort in --data, scored as well")
+    evaluate.add_argument("--no-pictures", action="store_true", help="no grids of failures, no saliency")
+
+    compare = command("compare", "models, trivial baselines and published figures on the same cases", "compare")
+    compare.add_argument("models", type=Path, nargs="+", metavar="RUN|PACKAGE", help="the first is the one judged")
+    _data(compare)
+    _out(compare)
+    _split_file(compare)
+    compare.add_argument("--part", choices=("tune", "test"), default="tune")
+    compare.add_argument("--finding", default="")
+    compare.add_argument("--set", default="", help="a set of that part, default: the main one")
+    compare.add_argument("--gate", action="store_true", help="exit status 1 where no baseline is beaten by the CI")
+
+    report = command(
+        "report", "HTML and PDF for the expert, slides for everybody, from the JSON of other steps", "report"
+    )
+    report.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of eda, evaluate or compare")
+    _out(report)
+
+    export = command("export", "write a model package from a run; looks at the test part", "export")
+    export.add_argument("config", metavar="CONFIG")
+    export.add_argument("run", type=Path, metavar="RUN")
+    _data(export)
+    _split_file(export)
+    export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="where the folder NAME is written")
+    export.add_argument("--version", required=True)
+    export.add_argument("--shadow", type=Path, metavar="PACKAGE", help="the package it replaces, compared on tune")
+    export.add_argument(
+        "--despite-gate",
+        default="",
+        metavar="REASON",
+        help="release although a trivial baseline is not beaten; the reason stands on the card",
+    )
+
+    weights = command(
+        "import-weights", "torch DenseNet-121 weights (CheXNet, TorchXRayVision) to a file", "import_weights"
+    )
+    weights.add_argument("source", type=Path, metavar="FILE")
+    weights.add_argument("--to", required=True, type=Path, metavar="FILE")
     return parser
 
 
 def _data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder of the cohorts")
+    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder of the cohort")
 
 
-def _train(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from trainer.config import load_config
-    from trainer.train import train
-
-    config = load_config(options.config)
-    changes = {key: value for key in ("weights", "epochs") if (value := getattr(options, key)) is not None}
-    config = replace(config, training=replace(config.training, **changes))
-    train(config, options.data, options.out, resume=not options.from_scratch)
-    return 0
+def _cohort(command: argparse.ArgumentParser) -> None:
+    command.add_argument("cohort", metavar="COHORT", help="nih, kermany, rsna or folder")
+    _data(command)
 
 
-def _release(options: argparse.Namespace) -> int:
-    from trainer.config import load_config
-    from trainer.release import release
-
-    package = release(load_config(options.config), options.out, options.data, options.to, version=options.version)
-    print(f"{package.path}: {package.manifest.name} {package.manifest.version}, digest {package.digest}")
-    for criterion in package.manifest.figures["criteria"]:
-        print(f"{'met' if criterion['passed'] else 'NOT MET'}: {criterion['says']}; found {criterion['found']:.4f}")
-    return 0
+def _out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", required=True, type=Path, metavar="FOLDER")
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    import csv
+def _split_file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--split", type=Path, metavar="CSV", help="a frozen split, instead of the cohort's own")
 
-    from cxr_node.inference import Engine, load_package, probability
-    from trainer.cohorts import COHORTS
-    from trainer.evaluate import EvaluationSet, evaluation_sets, measure, score_cases
 
-    package = load_package(options.package.resolve())
-    manifest, finding = package.manifest, package.manifest.findings[0]
-    cohort = COHORTS[manifest.training["cohort"]["name"]](options.data)
-    scored = score_cases(Engine(package), cohort.part(options.part))
-    if options.part == "test":
-        sets = evaluation_sets(cohort, scored, finding)
-    else:
-        import numpy as np
-
-        labels = np.array([case.labels[finding] for case in scored.cases])
-        sets = [EvaluationSet("tune", "Used to lock calibration and threshold.", scored, labels)]
-    print(json.dumps({item.name: measure(item, manifest, finding) for item in sets}, indent=2))
-    if options.scores:
-        with options.scores.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["case", "patient", "view", "label", "score", "probability"])
-            for case, score in zip(scored.cases, scored.scores, strict=True):
-                value = probability(manifest, finding, float(score))
-                writer.writerow(
-                    [case.identifier, case.patient, case.view, case.labels[finding], f"{score:.6f}", f"{value:.6f}"]
-                )
-    return 0
+def options_of(arguments: Sequence[str]) -> Any:
+    """Return the parsed options, for those who run a command without the process around it."""
+    return _parser().parse_args(arguments)
 
 
 if __name__ == "__main__":

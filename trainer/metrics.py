@@ -1,7 +1,7 @@
 """The figures of an evaluation and their intervals. NumPy only; each is held against a slow reference in the tests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,16 +63,7 @@ def bootstrap_auc(
     labels: np.ndarray, scores: np.ndarray, patients: Sequence[str], rng: np.random.Generator, repeats: int = 1000
 ) -> Estimate:
     """Return the AUC with the percentile interval of a bootstrap that draws patients, not images."""
-    _, index = np.unique(np.asarray(patients), return_inverse=True)
-    members = [np.flatnonzero(index == patient) for patient in range(index.max() + 1)]
-    values = []
-    for _ in range(repeats):
-        drawn = np.concatenate([members[patient] for patient in rng.integers(0, len(members), len(members))])
-        value = auc(labels[drawn], scores[drawn])
-        if not math.isnan(value):
-            values.append(value)
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Estimate(auc(labels, scores), float(low), float(high), len(labels))
+    return bootstrap(auc, labels, scores, patients, rng, repeats)
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -104,6 +95,231 @@ def threshold_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, wan
     last = float(present[math.ceil(wanted * len(present)) - 1])
     below = probabilities[probabilities < last]
     return (last + float(below.max())) / 2 if len(below) else last / 2
+
+
+def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the threshold of the greatest sensitivity + specificity, midway to the next lower probability.
+
+    Source: Youden 1950.
+    """
+    return _best_threshold(labels, probabilities, lambda tp, fp, p, n: tp / p - fp / n)
+
+
+def f1_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the threshold of the greatest F1, midway to the next lower probability."""
+    return _best_threshold(labels, probabilities, lambda tp, fp, p, n: 2 * tp / (tp + fp + p))
+
+
+def _best_threshold(labels: np.ndarray, probabilities: np.ndarray, value: Callable[..., np.ndarray]) -> float:
+    order = np.argsort(-probabilities, kind="stable")
+    sorted_labels, sorted_values = labels[order] == 1, probabilities[order]
+    # A threshold can only stand between two different values.
+    ends = np.append(np.flatnonzero(np.diff(sorted_values)), len(order) - 1)
+    caught, alarms = np.cumsum(sorted_labels)[ends], np.cumsum(~sorted_labels)[ends]
+    best = int(np.argmax(value(caught, alarms, sorted_labels.sum(), (~sorted_labels).sum())))
+    last = float(sorted_values[ends[best]])
+    return (last + float(sorted_values[ends[best] + 1])) / 2 if ends[best] + 1 < len(order) else last / 2
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts at a threshold; an image is called from the threshold on."""
+
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN); NaN where nothing is present and nothing called."""
+        whole = 2 * self.true_positive + self.false_positive + self.false_negative
+        return 2 * self.true_positive / whole if whole else math.nan
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> Confusion:
+    called, present = probabilities >= threshold, labels == 1
+    return Confusion(
+        int((called & present).sum()),
+        int((called & ~present).sum()),
+        int((~called & ~present).sum()),
+        int((~called & present).sum()),
+    )
+
+
+def roc_points(labels: np.ndarray, scores: np.ndarray, most: int = 200) -> list[tuple[float, float]]:
+    """Return (false positive rate, sensitivity) from (0, 0) to (1, 1), thinned to about `most` points."""
+    caught, alarms = _counts(labels, scores)
+    points = [(0.0, 0.0), *zip(alarms / max(1, alarms[-1]), caught / max(1, caught[-1]), strict=True)]
+    return _thinned([(float(x), float(y)) for x, y in points], most)
+
+
+def precision_recall_points(labels: np.ndarray, scores: np.ndarray, most: int = 200) -> list[tuple[float, float]]:
+    """Return (recall, precision) from the highest score down, thinned to about `most` points."""
+    caught, alarms = _counts(labels, scores)
+    points = zip(caught / max(1, caught[-1]), caught / (caught + alarms), strict=True)
+    return _thinned([(float(x), float(y)) for x, y in points], most)
+
+
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the sum of precision over the steps of recall; its chance level is the base rate. NaN without a present.
+
+    Source: as scikit-learn defines it (no interpolation).
+    """
+    if not (labels == 1).any():
+        return math.nan
+    caught, alarms = _counts(labels, scores)
+    recall = caught / caught[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * caught / (caught + alarms)))
+
+
+def _counts(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and false positives for a threshold at each different score, from the highest down."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    present = labels[order] == 1
+    return np.cumsum(present)[ends], np.cumsum(~present)[ends]
+
+
+def _thinned(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    if len(points) > most:
+        chosen = np.unique(np.linspace(0, len(points) - 1, most).round().astype(int))
+        points = [points[index] for index in chosen]
+    return [(round(x, 5), round(y, 5)) for x, y in points]
+
+
+def bootstrap(
+    figure: Callable[[np.ndarray, np.ndarray], float],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    patients: Sequence[str],
+    rng: np.random.Generator,
+    repeats: int = 1000,
+) -> Estimate:
+    """Return a figure with the percentile interval of a bootstrap that draws patients, not images."""
+    values = [
+        value
+        for drawn in _drawn(patients, rng, repeats)
+        if not math.isnan(value := figure(labels[drawn], scores[drawn]))
+    ]
+    low, high = np.percentile(values, [2.5, 97.5]) if values else (math.nan, math.nan)
+    return Estimate(figure(labels, scores), float(low), float(high), len(labels))
+
+
+def _drawn(patients: Sequence[str], rng: np.random.Generator, repeats: int) -> Iterator[np.ndarray]:
+    _, index = np.unique(np.asarray(patients), return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    for _ in range(repeats):
+        yield np.concatenate([members[patient] for patient in rng.integers(0, len(members), len(members))])
+
+
+def within_strata_auc(labels: np.ndarray, scores: np.ndarray, strata: np.ndarray) -> float:
+    """Return the AUC over the pairs that share a stratum: what a score tells beyond what made the strata.
+
+    NaN where no stratum has both classes. Source: covariate-adjusted ROC, Janes & Pepe 2009.
+    """
+    won, pairs = 0.0, 0
+    for stratum in np.unique(strata):
+        inside = strata == stratum
+        count = int((labels[inside] == 1).sum()) * int((labels[inside] == 0).sum())
+        if count:
+            won += auc(labels[inside], scores[inside]) * count
+            pairs += count
+    return won / pairs if pairs else math.nan
+
+
+def fifths(values: np.ndarray) -> np.ndarray:
+    """Return (n,) 0 to 4: the fifth of the values that each lies in; equal values share one."""
+    return np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of one model less that of another on the same cases, with its 95 % interval and two-sided p."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def delong_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Difference:
+    """Return the difference of two AUCs on the same cases, with the covariance that pairing gives.
+
+    Source: DeLong, DeLong, Clarke-Pearson 1988.
+    """
+    present, absent = labels == 1, labels == 0
+    m, n = int(present.sum()), int(absent.sum())
+    placed = []
+    for scores in (first, second):
+        together = _midranks(np.concatenate([scores[present], scores[absent]]))
+        placed.append(
+            ((together[:m] - _midranks(scores[present])) / n, 1 - (together[m:] - _midranks(scores[absent])) / m)
+        )
+    value = auc(labels, first) - auc(labels, second)
+    by_present = np.cov(placed[0][0], placed[1][0])
+    by_absent = np.cov(placed[0][1], placed[1][1])
+    variance = sum(
+        float(matrix[0, 0] + matrix[1, 1] - 2 * matrix[0, 1]) / count
+        for matrix, count in ((by_present, m), (by_absent, n))
+    )
+    deviation = math.sqrt(max(variance, 0.0))
+    if deviation == 0:
+        return Difference(value, value, value, 1.0 if value == 0 else 0.0)
+    return Difference(
+        value,
+        value - Z95 * deviation,
+        value + Z95 * deviation,
+        math.erfc(abs(value) / deviation / math.sqrt(2)),
+    )
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> float:
+    """Return the exact two-sided p of McNemar's test: were the two right on the same cases equally often?
+
+    Source: McNemar 1947; exact binomial form.
+    """
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((~first_right & second_right).sum())
+    n, k = only_first + only_second, min(only_first, only_second)
+    if n == 0:
+        return 1.0
+    log_half = n * math.log(2)
+    tail = sum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - log_half) for i in range(k + 1)
+    )
+    return min(1.0, 2 * tail)
+
+
+@dataclass(frozen=True)
+class DecisionPoint:
+    """Net benefit at a threshold probability: of acting on the model, and of acting on everyone; nobody is 0."""
+
+    threshold: float
+    model: float
+    all: float
+
+
+def decision_curve(labels: np.ndarray, probabilities: np.ndarray, prevalence: float) -> list[DecisionPoint]:
+    """Return net benefits at threshold probabilities from 0.01 to 0.99, at a stated prevalence.
+
+    Sensitivity and specificity are the cases'; the prevalence is that of where the model would be used.
+    Source: Vickers & Elkin 2006.
+    """
+    curve = []
+    for threshold in np.round(np.arange(0.01, 1.0, 0.01), 2):
+        odds = threshold / (1 - threshold)
+        caught = float((probabilities[labels == 1] >= threshold).mean())
+        alarms = float((probabilities[labels == 0] >= threshold).mean())
+        curve.append(
+            DecisionPoint(
+                float(threshold),
+                caught * prevalence - alarms * (1 - prevalence) * odds,
+                prevalence - (1 - prevalence) * odds,
+            )
+        )
+    return curve
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:

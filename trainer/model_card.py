@@ -68,31 +68,37 @@ def model_card(manifest: Manifest) -> str:
     ]
     for name, item in {"tune": figures["tune"], **figures["test"]}.items():
         lines.append(_row(name, item))
-        for split in ("by_view", "by_subset"):
-            lines += [_row(f"{name}, {key}", part) for key, part in item.get(split, {}).items()]
+        for split in ("view", "source", "subset"):
+            lines += [_row(f"{name}, {key}", part) for key, part in item.get("subgroups", {}).get(split, {}).items()]
     lines += ["", *[f"- {name}: {item['says']}" for name, item in {"tune": figures["tune"], **figures["test"]}.items()]]
     main = figures["baselines"]["set"]
     measured = figures["test"][main]
+    before, after = measured["calibration"]["before"], measured["calibration"]["after"]
     lines += [
         "",
         f"On {main}: accuracy {_estimate(measured['accuracy'])}, AUC by patient bootstrap "
-        f"{_estimate(measured['auc_patient_bootstrap'])}, Brier score {measured['brier']:.3f}, "
-        f"expected calibration error {measured['expected_calibration_error']:.3f}.",
+        f"{_estimate(measured['auc_patient_bootstrap'])}, Brier score {after['brier']:.3f}, expected calibration error "
+        f"{after['expected_calibration_error']:.3f} (before calibration {before['expected_calibration_error']:.3f}).",
         "",
         f"Without looking at anatomy, on {main}:",
         "",
-        "| baseline | AUC | |",
-        "|---|---|---|",
+        "| baseline | AUC | this model among cases alike to it | |",
+        "|---|---|---|---|",
         *[
-            f"| {name} | {_estimate(item['auc']) if isinstance(item['auc'], dict) else item['auc']} | {item['says']} |"
+            f"| {name} | {_estimate(item['auc'])} | "
+            f"{_estimate(item['model_within_fifths']) if 'model_within_fifths' in item else '–'} | {item['says']} |"
             for name, item in figures["baselines"].items()
             if name != "set"
         ],
+        "",
+        "Among cases alike: the model's AUC over pairs of cases that lie in the same fifth of the baseline's scores, "
+        "where the baseline has next to nothing left to tell.",
         "",
         "Set beforehand, and what came of it:",
         "",
         *[
             f"- {item['says']}: {'met' if item['passed'] else 'NOT MET'} ({item['found']:.3f})"
+            + (f". Released all the same: {item['released_despite']}" if "released_despite" in item else "")
             for item in figures["criteria"]
         ],
         "",

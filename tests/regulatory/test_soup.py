@@ -32,5 +32,5 @@ def test_the_lock_pins_every_dependency_with_its_hash(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["train"]]
     if lock.startswith("tests"):
-        wanted += project["optional-dependencies"]["dev"]
+        wanted += project["optional-dependencies"]["dev"] + project["optional-dependencies"]["weights"]
     assert sorted({_name(requirement) for requirement in wanted} - locked) == []

@@ -58,6 +58,14 @@ def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+@pytest.fixture(scope="session")
+def drawn_cohort(drawn_data: Path):
+    """The drawn cohort, read."""
+    from trainer.cohorts import COHORTS
+
+    return COHORTS["kermany"](drawn_data)
+
+
 CONFIG = """
 cohort = "kermany"
 [model]

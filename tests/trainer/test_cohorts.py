@@ -1,77 +1,149 @@
-"""A patient whose images are on both sides of a split makes every figure of it too good."""
+"""What every cohort keeps, whatever it is read from: a patient whose images are on both sides of a split makes every
+figure of it too good."""
 
-import gzip
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from trainer.cohorts import COHORTS, Case, Cohort, CohortError, check_split, without_broken
+from cxr_node.errors import UnreadablePixels
+from cxr_node.imaging import radiograph_from_dicom_file, radiograph_from_picture
+from trainer.cohorts import COHORTS, PARTS, Case, Cohort, CohortError, check_split, decoded, without_broken
 
-from .conftest import write_kermany
-
-
-@pytest.fixture(scope="module", params=sorted(COHORTS))
-def cohort(request, shared_data):
-    return COHORTS[request.param](shared_data)
+from .cohort_builders import FORMS
 
 
-@pytest.mark.real_data
-@pytest.mark.requirement("SRS-TRN-001")
+@pytest.fixture(scope="module", params=list(FORMS), ids=lambda form: "-".join(form).replace(" ", "_"))
+def drawn(request, tmp_path_factory) -> tuple[str, Path]:
+    """The name of a cohort, and a folder with one of its forms."""
+    data = tmp_path_factory.mktemp("cohort")
+    FORMS[request.param](data)
+    return request.param[0], data
+
+
+@pytest.fixture(scope="module")
+def cohort(drawn) -> Cohort:
+    name, data = drawn
+    return COHORTS[name](data)
+
+
+@pytest.mark.requirement("SRS-TRN-100")
+def test_the_contract_runs_over_every_cohort():
+    """A cohort that is added to the table without a drawn form would be tested by nothing."""
+    assert {name for name, _ in FORMS} == set(COHORTS)
+
+
+@pytest.mark.requirement("SRS-TRN-101")
 def test_no_patient_and_no_picture_stands_in_two_parts(cohort):
     """Counted anew here, without the code that splits."""
     for key in ("patient", "duplicate_group", "identifier"):
         parts: dict[str, set[str]] = {}
-        for case in cohort.cases:
+        for case in cohort.rows:
             if case.part != "apart" and getattr(case, key):
                 parts.setdefault(getattr(case, key), set()).add(case.part)
         assert [name for name, found in parts.items() if len(found) > 1] == []
+    assert {case.part for case in cohort.rows} <= set(PARTS)
+    assert all(case.patient for case in cohort.rows if case.part != "apart")
 
 
-@pytest.mark.real_data
-@pytest.mark.requirement("SRS-TRN-001")
-def test_every_part_has_both_labels_and_every_file_is_there(cohort):
-    assert cohort.problems == ()
-    for part in ("train", "tune", "test"):
-        labels = {case.labels["pneumonia"] for case in cohort.part(part)}
-        assert labels == {0.0, 1.0}
-        assert all(case.path.is_file() for case in cohort.part(part))
+@pytest.mark.requirement("SRS-TRN-100")
+def test_every_label_is_present_absent_or_unknown(cohort):
+    """A label of 0.5 or a finding without a name would go through training unseen."""
+    assert cohort.findings
+    for case in cohort.rows:
+        assert set(case.labels) == set(cohort.findings)
+        for label in (*case.labels.values(), *case.references.values()):
+            assert label in (0.0, 1.0) or math.isnan(label)
+        assert case.sex in ("F", "M", "")
+        assert case.view in ("PA", "AP", "")
+    assert len({case.identifier for case in cohort.rows}) == len(cohort.rows)
+    assert cohort.split_rule
 
 
-@pytest.mark.real_data
-@pytest.mark.requirement("SRS-TRN-001")
-def test_reading_a_cohort_again_gives_the_same_parts(cohort, shared_data):
-    """A split that moves with the order of a table would leak between two runs."""
-    assert COHORTS[cohort.name](shared_data) == cohort
+@pytest.mark.requirement("SRS-TRN-102")
+def test_reading_a_cohort_decodes_no_picture(drawn, monkeypatch):
+    """A cohort may be larger than memory, and its table is asked for far more often than its pictures."""
+    name, data = drawn
+
+    def decode(*_: object, **__: object) -> None:
+        raise AssertionError("a picture was decoded")
+
+    monkeypatch.setattr("cv2.imdecode", decode)
+    monkeypatch.setattr("cv2.imread", decode)
+    monkeypatch.setattr("cxr_node.imaging.reader.stored_values", decode)
+    cohort = COHORTS[name](data)
+    with pytest.raises(AssertionError, match="was decoded"):
+        cohort.cases[0].radiograph()
 
 
-@pytest.mark.real_data
-@pytest.mark.requirement("SRS-TRN-001")
-def test_the_official_kermany_test_part_is_whole_and_its_person_numbers_are_not_learned(shared_data):
-    cohort = COHORTS["kermany"](shared_data)
-    test = cohort.part("test")
-    assert {case.path.parent.parent.name for case in test} == {"test"}
-    files = [path for path in (shared_data / "kermany" / "test").rglob("*") if path.is_file()]
-    assert len(test) == len(files)
-    learned = {case.patient for part in ("train", "tune") for case in cohort.part(part)}
-    assert learned.isdisjoint({case.patient for case in test})
+@pytest.mark.requirement("SRS-TRN-102")
+def test_what_is_read_as_bytes_and_what_is_decoded_are_the_same_picture(cohort, tmp_path):
+    """Duplicates and hashes are made of the bytes, figures of the pixels."""
+    for case in cohort.cases:
+        radiograph = case.radiograph()
+        data = case.content()
+        if data[128:132] == b"DICM":
+            path = tmp_path / "same.dcm"
+            path.write_bytes(data)
+            again = radiograph_from_dicom_file(path)
+        else:
+            again = radiograph_from_picture(data)
+        assert np.array_equal(radiograph.grayscale, again.grayscale)
+        assert 0 <= radiograph.grayscale.min() < radiograph.grayscale.max() <= 1
 
 
-@pytest.mark.real_data
-@pytest.mark.requirement("SRS-TRN-001")
-def test_official_nih_test_patients_are_not_learned_and_everybody_is_an_adult(shared_data):
-    cohort = COHORTS["nih"](shared_data)
-    with gzip.open(shared_data / "metadata" / "test_list.txt.gz", "rt") as lines:
-        official = {int(name.split("_")[0]) for name in lines.read().split()}
-    learned = {int(case.patient.removeprefix("nih-")) for part in ("train", "tune") for case in cohort.part(part)}
-    assert learned.isdisjoint(official)
-    assert min(case.age for case in cohort.cases) >= 18
-    assert {case.source for part in ("tune", "test") for case in cohort.part(part)} == {"cxr14"}
+@pytest.mark.requirement("SRS-TRN-103")
+def test_a_broken_picture_is_counted_and_the_others_are_read(drawn):
+    """One file of 112,120 that did not download must not stop a night of training."""
+    name, data = drawn
+    cases = COHORTS[name](data).cases[:5]
+    broken = cases[2]
+    offset, length = broken.span or (0, broken.path.stat().st_size)
+    before = broken.path.read_bytes()
+    try:
+        broken.path.write_bytes(before[:offset] + b"\0" * length + before[offset + length :])
+        good, problems = without_broken(cases)
+    finally:
+        broken.path.write_bytes(before)
+    assert good == (*cases[:2], *cases[3:])
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{broken.identifier}: ")
 
 
-@pytest.mark.requirement("SRS-TRN-001")
-def test_a_patient_in_two_parts_is_an_error():
+@pytest.mark.requirement("SRS-TRN-101")
+def test_a_cohort_with_a_patient_in_two_parts_cannot_be_made(cohort):
+    case = next(case for case in cohort.cases if case.part == "test")
+    other = replace(case, identifier="again", part="train", duplicate_group="")
+    with pytest.raises(CohortError, match=r"stands in two parts: .* in test, again in train"):
+        replace(cohort, cases=(*cohort.cases, other))
+    with pytest.raises(CohortError, match="stands in two parts"):
+        replace(cohort, absent=(*cohort.absent, other))
+
+
+@pytest.mark.requirement("SRS-TRN-104")
+def test_reading_a_cohort_again_gives_the_same_parts(drawn, cohort):
+    """A split that moves with the order of a table or a folder would leak between two runs."""
+    name, data = drawn
+    again = COHORTS[name](data)
+    assert [(case.identifier, case.patient, case.part) for case in again.rows] == [
+        (case.identifier, case.patient, case.part) for case in cohort.rows
+    ]
+
+
+@pytest.mark.requirement("SRS-TRN-100")
+def test_a_cohort_that_is_not_there_is_an_error_that_says_what_was_expected(tmp_path):
+    for read in COHORTS.values():
+        with pytest.raises(CohortError, match=r"expected .*found none"):
+            read(tmp_path)
+        with pytest.raises(CohortError, match=r"expected .*found none"):
+            read(tmp_path / "nowhere")
+
+
+@pytest.mark.requirement("SRS-TRN-101")
+def test_a_patient_or_a_picture_in_two_parts_is_an_error_and_apart_is_no_part():
     """Whatever a cohort's code does, the value cannot be made."""
     case = Case("a", Path("a.png"), {"pneumonia": 1.0}, "p1", "train")
     with pytest.raises(CohortError, match="patient p1 stands in two parts: a in train, b in test"):
@@ -86,68 +158,49 @@ def test_a_patient_in_two_parts_is_an_error():
     check_split([case, replace(case, identifier="b", part="apart")])
 
 
-@pytest.mark.requirement("SRS-TRN-001")
-def test_train_cases_that_share_a_number_or_a_picture_with_the_test_part_are_kept_apart(tmp_path):
-    """Whether the number is the same child is not known: the test part stays as it is, training gives way."""
+@pytest.mark.requirement("SRS-TRN-102")
+def test_pictures_are_decoded_one_at_a_time():
+    """From a generator without end, the first is there before the second is asked for."""
+    asked = []
 
-    def row(split, number, **more):
-        file = f"person{number}_virus_{split}{len(more)}.png"
-        return {
-            "split": split,
-            "label": "PNEUMONIA",
-            "file": file,
-            "patient": f"person{number}",
-            "subtype": "virus",
-            **more,
-        }
+    def cases():
+        for number in range(10**9):
+            asked.append(number)
+            yield Case(f"c{number}", Path(os.devnull), {}, f"p{number}", "train")
 
-    rows = [
-        row("test", 1),
-        row("train", 1),
-        row("test", 2, duplicate_group="9"),
-        row("train", 3, duplicate_group="9"),
-        row("train", 3),
-        *[row("train", number) for number in range(10, 30)],
-    ]
-    write_kermany(tmp_path, rows)
-    cohort = COHORTS["kermany"](tmp_path)
-    apart = {case.patient for case in cohort.part("apart")}
-    assert apart == {"person1", "person3"}
-    assert {case.patient for case in cohort.part("test")} == {"person1", "person2"}
-    assert {case.patient for case in cohort.part("tune")} == {"person10", "person11", "person12"}
+    class Enough(Exception):
+        pass
+
+    class Problems(list):
+        def append(self, problem):
+            super().append(problem)
+            if len(self) == 3:
+                raise Enough
+
+    problems = Problems()
+    with pytest.raises(Enough):
+        next(decoded(cases(), problems))
+    assert asked == [0, 1, 2]
+    assert problems[0].startswith("c0: expected a PNG or JPEG picture")
 
 
-@pytest.mark.requirement("SRS-TRN-001")
-def test_missing_and_broken_pictures_are_reported_not_hidden(tmp_path):
-    rows = [
-        {"split": "train", "label": "NORMAL", "file": f"IM-{number}.png", "patient": f"IM-{number}"}
-        for number in range(4)
-    ]
-    write_kermany(tmp_path, rows)
-    folder = tmp_path / "kermany" / "train" / "NORMAL"
-    (folder / "IM-1.png").unlink()
-    (folder / "IM-2.png").write_bytes(b"no picture")
-    cohort = COHORTS["kermany"](tmp_path)
-    assert cohort.problems == ("IM-1.png: listed in labels.csv, not found",)
-    good, problems = without_broken(cohort.cases)
-    assert [case.patient for case in good] == ["IM-0", "IM-3"]
-    assert "train/NORMAL/IM-2.png: expected a PNG or JPEG picture" in problems[0]
+@pytest.mark.requirement("SRS-TRN-103")
+def test_a_file_that_went_away_or_is_empty_is_counted(tmp_path):
+    """A disk that drops out, a download that made a name only."""
+    (tmp_path / "empty.png").touch()
+    cases = [Case(name, tmp_path / name, {}, "p", "train") for name in ("gone.png", "gone.dcm", "empty.png")]
+    good, problems = without_broken(cases)
+    assert good == ()
+    assert [problem.split(":")[0] for problem in problems] == ["gone.png", "gone.dcm", "empty.png"]
 
 
-@pytest.mark.requirement("SRS-TRN-001")
-def test_a_cohort_that_is_not_there_is_an_error_that_names_the_table(tmp_path):
-    for read in COHORTS.values():
-        with pytest.raises(CohortError, match="found none"):
-            read(tmp_path)
-
-
-@pytest.mark.real_data
-@pytest.mark.requirement("SRS-TRN-001")
-def test_a_disputed_nih_label_is_taught_as_doubt(shared_data):
-    """Report and radiologists disagree on two of three Pneumonia images; figures still use each label by itself."""
-    cases = COHORTS["nih"](shared_data).cases
-    for case in cases:
-        read = case.references["rsna"]
-        expected = case.labels["pneumonia"] if math.isnan(read) else (case.labels["pneumonia"] + read) / 2
-        assert case.taught("pneumonia") == expected
-    assert {case.taught("pneumonia") for case in cases} == {0.0, 0.5, 1.0}
+@pytest.mark.requirement("SRS-TRN-103")
+def test_a_record_that_ends_early_is_unreadable_and_says_where(tmp_path):
+    path = tmp_path / "short.tfrec"
+    path.write_bytes(b"12345")
+    case = Case("a", path, {}, "p", "train", span=(3, 4))
+    with pytest.raises(UnreadablePixels, match="expected a record of 4 bytes at byte 3, found 2"):
+        case.content()
+    with pytest.raises(UnreadablePixels):
+        case.radiograph()
+    assert replace(case, span=(1, 3)).content() == b"234"

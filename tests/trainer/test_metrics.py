@@ -132,3 +132,18 @@ def test_a_tune_part_that_is_separated_or_turned_round_still_has_an_answer():
         platt(1 - labels, scores)
     with pytest.raises(ValueError, match="needs both classes"):
         platt(np.ones(3), scores[:3])
+
+
+@pytest.mark.requirement("SRS-TRN-003")
+def test_within_strata_a_score_that_only_repeats_the_strata_tells_nothing():
+    """Else a model that reads a clue would look as if it read the disease."""
+    rng = np.random.default_rng(5)
+    strata = rng.integers(0, 5, 2000)
+    labels = (rng.random(2000) < 0.1 + 0.18 * strata).astype(float)
+    clue = strata + rng.normal(0, 0.01, 2000)
+    assert metrics.auc(labels, clue) > 0.75
+    assert metrics.within_strata_auc(labels, clue, strata) == pytest.approx(0.5, abs=0.04)
+    knows = clue + 3 * labels * (rng.random(2000) < 0.5)
+    assert metrics.within_strata_auc(labels, knows, strata) == pytest.approx(0.75, abs=0.04)
+    assert np.isnan(metrics.within_strata_auc(labels, clue, np.arange(2000)))
+    assert list(metrics.fifths(np.array([1.0, 1.0, 2.0, 3.0, 9.0]))) == [0, 0, 2, 3, 4]

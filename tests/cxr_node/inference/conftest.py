@@ -63,7 +63,7 @@ def tiny_network():
 @pytest.fixture
 def tiny_package(tmp_path: Path, tiny_network) -> Callable[..., ModelPackage]:
     """Return a function that writes the tiny package, with changes to its manifest, and loads it."""
-    from trainer.release import write_network
+    from trainer.export import write_network
 
     def make(**changes: object) -> ModelPackage:
         manifest = make_manifest(**changes)

@@ -1,0 +1,144 @@
+"""From a folder of pictures to a package that the node serves, by the commands of the README, on a drawn cohort."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_node.cli.phantom import draw_phantom, phantom_dataset
+from tests.conftest import ROOT
+from tests.system.conftest import Node
+
+CONFIG = """
+cohort = "folder"
+[model]
+architecture = "cnn"
+finding = "pneumonia"
+size = [64, 64]
+[training]
+epochs = 12
+batch = 16
+learning_rate = 2e-3
+mixup = 0.0
+dropout = 0.1
+average = 0.8
+label_smoothing = 0.0
+keep = "last"
+weights = "none"
+[augment]
+flip = true
+[operating_point]
+rule = "youden"
+[package]
+name = "phantoms"
+title = "Haze in drawn chests"
+limitations = ["It was never shown a radiograph."]
+[package.intended_use]
+age_years = [18, 120]
+views = ["PA", "AP"]
+modalities = ["DX"]
+body_parts = ["CHEST"]
+"""
+
+
+def train_command(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=150,
+    )
+    assert done.returncode == 0, f"cxr-train {arguments[0]}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def write_cohort(data, count=110):
+    """Draw phantoms with and without haze, exposed at random so that a mean gray value does not tell."""
+    rng = np.random.default_rng(11)
+    data.mkdir()
+    with (data / "cases.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "patient", "age", "sex", "view", "pneumonia"])
+        for number in range(count):
+            present = number % 2
+            image = draw_phantom(rng, opacity=float(present)) / 4095.0
+            image = cv2.resize(image.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA)
+            shift = rng.integers(-12, 13, 2)
+            image = np.roll(image, shift, (0, 1)) ** rng.uniform(0.6, 1.6) + rng.normal(0, 0.02, image.shape)
+            cv2.imwrite(str(data / f"p{number}.png"), (np.clip(image, 0, 1) * 255).astype(np.uint8))
+            writer.writerow(
+                [f"p{number}.png", f"patient{number}", 30 + number % 50, "FM"[number % 3 == 0], "PA", present]
+            )
+
+
+@pytest.mark.requirement("SRS-TRN-013")
+@pytest.mark.timeout(400)
+def test_pictures_become_a_package_that_the_node_serves(tmp_path):
+    """Every step is one command, each leaves files for people and programs, and the last thing is a flagged study."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_cohort(data)
+    config = tmp_path / "phantoms.toml"
+    config.write_text(CONFIG)
+    common = ("--data", data)
+    train_command("eda", "folder", *common, "--out", out / "eda")
+    assert json.loads((out / "eda" / "eda.json").read_text())
+    split = out / "split.csv"
+    said = train_command(
+        "split",
+        "folder",
+        *common,
+        "--finding",
+        "pneumonia",
+        "--anew",
+        "--fractions",
+        "0.6",
+        "0.2",
+        "0.2",
+        "--out",
+        split,
+    )
+    assert "train 6" in said
+    run = out / "runs" / "phantoms"
+    train_command("train", config, *common, "--split", split, "--out", run)
+    train_command("evaluate", run, *common, "--split", split, "--part", "test", "--out", out / "evaluation")
+    evaluation = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    assert evaluation["sets"]["test"]["auc"]["value"] > 0.9
+    train_command("compare", run, *common, "--split", split, "--part", "test", "--out", out / "comparison")
+    train_command("report", out / "eda", out / "evaluation", out / "comparison", "--out", out / "report")
+    for name in ("report.html", "report.pdf", "slides.pdf"):
+        assert (out / "report" / name).stat().st_size > 10_000
+    node = Node(tmp_path / "node", profile="research", extra='[analyze]\nmodels = ["phantoms"]\n')
+    packages = tmp_path / "node" / "data" / "packages"
+    train_command(
+        "export", config, run, *common, "--split", split, "--to", packages, "--version", "1.2.3",
+        "--despite-gate", "drawn pictures",
+    )  # fmt: skip
+    node.start()
+    try:
+        rng = np.random.default_rng(3)
+        sent = {}
+        for opacity in (0.0, 1.0):
+            dataset = phantom_dataset(datetime.now(UTC), rng, opacity=opacity, accession_number=f"T{opacity:.0f}")
+            path = tmp_path / f"{opacity:.0f}.dcm"
+            dataset.save_as(path, enforce_file_format=True)
+            subprocess.run(
+                [sys.executable, "-m", "cxr_node", "send", "--to", f"CXR_NODE@127.0.0.1:{node.port}", str(path)],
+                check=True,
+                cwd=ROOT,
+                timeout=60,
+            )
+            sent[opacity] = node.wait_for(dataset.StudyInstanceUID)
+    finally:
+        node.stop()
+    assert [study["status"] for study in sent.values()] == ["analysed", "analysed"], sent
+    assert sent[1.0]["flagged"], sent
+    assert "phantoms" in json.dumps(sent[1.0])
+    assert not sent[0.0]["flagged"], sent
+    shutil.rmtree(packages)
