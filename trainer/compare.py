@@ -100,7 +100,7 @@ def compare(
         "set": chosen_name,
         "says": says,
         "finding": finding,
-        "cohort": cohort_record(cohort, finding),
+        "cohort": cohort_record(cohort, finding, (), {"tune", part}),
         "rows": [*rows, *published_rows(cohort.name, finding)],
         "paired": [pair for rung in rungs[1:] for pair in _paired(rungs[0], rung, labels)],
         "gate": _gate(rows),

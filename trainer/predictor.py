@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from cxr_node.errors import UnreadablePixels
 from cxr_node.imaging import PreprocessSpec, preprocess
@@ -80,7 +81,7 @@ class Predictor:
         problems: list[str] = []
         parts: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
-        for case in cases:
+        for case in track(cases, f"{self.name}: scores", transient=True, disable=len(cases) < _BATCH):
             try:
                 waiting.append(preprocess(case.radiograph(), self.spec))
             except (UnreadablePixels, OSError) as error:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.cohorts import PARTS, Case, Cohort
+from trainer.cohorts import PARTS, Case, Cohort, Part
 from trainer.config import Config
 
 CHECKPOINT = "checkpoint.npz"
@@ -47,8 +47,13 @@ def run_record(
     }
 
 
-def cohort_record(cohort: Cohort, finding: str, problems: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the cohort's name, split and counts, with a SHA-256 over the cases of each part."""
+def cohort_record(
+    cohort: Cohort, finding: str, problems: Sequence[str] = (), hashed: Collection[Part] = PARTS
+) -> dict[str, Any]:
+    """Return the cohort's name, split and counts, with a SHA-256 over the cases of the parts that were used.
+
+    Hashing reads every picture: a part that was not looked at has none.
+    """
     parts = {}
     for part in PARTS:
         cases = cohort.part(part)
@@ -57,7 +62,7 @@ def cohort_record(cohort: Cohort, finding: str, problems: Sequence[str] = ()) ->
             "patients": len({case.patient for case in cases}),
             "present": sum(case.labels.get(finding) == 1 for case in cases),
             "absent": sum(case.labels.get(finding) == 0 for case in cases),
-            "sha256": cases_sha256(cases),
+            **({"sha256": cases_sha256(cases)} if part in hashed else {}),
         }
     return {
         "name": cohort.name,

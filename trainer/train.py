@@ -22,6 +22,7 @@ from trainer.metrics import auc
 from trainer.record import (
     AVERAGE,
     CHECKPOINT,
+    LOG,
     RUN,
     append_log,
     numbered,
@@ -53,12 +54,22 @@ def train(
     """
     import keras
 
+    before = keras.config.dtype_policy()
+    # The whole process has one precision: what is scored after a run must not inherit the run's.
+    keras.config.set_dtype_policy(config.training.precision)
+    try:
+        return _train(config, cohort, out, resume, cache, threads)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _train(config: Config, cohort: Cohort, out: Path, resume: bool, cache: Path | None, threads: int) -> Path:
+    import keras
+
     settings = config.training
     where = distribution(settings.distribute)
     out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(settings.seed)
-    # The whole process has one precision; a run must not inherit the last one's.
-    keras.config.set_dtype_policy(settings.precision)
     cache = cache or out.parent / "cache"
     shown, tuned = chosen_cases(config, cohort)
     inputs = prepare(shown, config.spec, cache, "train part", threads=threads)
@@ -67,7 +78,6 @@ def train(
         if not found.cases:
             raise CohortError(f"{config.cohort}: expected labelled pictures in the {part} part, found none")
     start = start_weights(settings.weights, config.architecture)
-    record = run_record(config, cohort, start.source, start.sha256, (*inputs.problems, *tune.problems))
     batches = make_batches(config, inputs, cache, threads, out.parent)
     tune_labels = labels_of(tune.cases, config.findings)
 
@@ -87,10 +97,10 @@ def train(
         optimizer.build(model.trainable_variables)
     step, forward = where.stepper(model, settings.batch), where.predictor(model)
     going_on = resume and (out / CHECKPOINT).is_file()
-    record["parameters"] = int(model.count_params())
     if where.chief and not going_on:
-        (out / "log.csv").unlink(missing_ok=True)
-        write_json(out / RUN, record)
+        (out / LOG).unlink(missing_ok=True)
+        record = run_record(config, cohort, start.source, start.sha256, (*inputs.problems, *tune.problems))
+        write_json(out / RUN, {**record, "parameters": int(model.count_params())})
     if settings.probe and not going_on:
         start_head_from_probe(model, batches, settings.probe)
         scores = predict(forward, tune)

@@ -41,6 +41,8 @@ def radiograph_from_picture(data: bytes) -> Radiograph:
     UnreadablePixels
         The bytes are no picture that OpenCV decodes.
     """
+    if not data:  # OpenCV raises its own error on nothing
+        raise UnreadablePixels("expected a PNG or JPEG picture, found an empty file")
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
     if pixels is None:
         raise UnreadablePixels("expected a PNG or JPEG picture, found bytes that do not decode as one")

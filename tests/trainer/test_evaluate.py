@@ -172,7 +172,7 @@ def test_evaluate_writes_figures_scores_and_grids(drawn_data, config_file, tmp_p
     record = json.loads((out / "evaluation.json").read_text())
     assert record["schema"] == "cxr-train evaluation 1"
     assert record["main_set"] == "official-test"
-    assert set(record["sets"]) == {"official-test", "tune"}
+    assert set(record["sets"]) == {"official-test", "tune", "tune-perturbed"}
     assert record["training"]["log"][1]["epoch"] == 2
     assert record["training"]["config"]["training"]["seed"] == 5
     assert any("cross-population: not run" in sentence for sentence in record["not_run"])

@@ -238,3 +238,34 @@ def test_an_unknown_label_teaches_nothing_and_is_not_measured(drawn_cohort, conf
     row = log_row(1, 0.1, 0.1, labels, np.array([[0.9, 0.1], [0.1, 0.9]]), 1.0)
     assert row["tune_auc"] == 1.0
     assert row["tune_loss"] == pytest.approx(-np.log(0.9), abs=1e-4)
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_mixed_precision_trains_float32_weights_and_ends_with_the_run(drawn_cohort, config_file, tmp_path):
+    """What is scored afterwards in the same process must not be computed in sixteen bits."""
+    import keras
+
+    config = load_config(str(config_file))
+    settings = replace(config.training, precision="mixed_bfloat16", epochs=1)
+    train(replace(config, training=settings), drawn_cohort, tmp_path)
+    assert keras.config.dtype_policy().name == "float32"
+    with np.load(tmp_path / "average.npz") as stored:
+        assert {stored[name].dtype for name in stored.files} == {np.dtype(np.float32)}
+    assert float(read_log(tmp_path)[0]["tune_auc"]) > 0.5
+
+
+@pytest.mark.requirement("SRS-TRN-005")
+def test_balanced_sampling_shows_the_rare_label_as_often_and_leaves_tune_as_it_is(drawn_cohort, config_file, tmp_path):
+    """Tune and test keep the prevalence that a threshold will meet."""
+    config = load_config(str(config_file))
+    config = replace(config, training=replace(config.training, sampling="balanced"))
+    train_cases = drawn_cohort.part("train")
+    few = [case for case in train_cases if case.labels["pneumonia"] == 1][:6]
+    cases = [case for case in train_cases if case.labels["pneumonia"] == 0] + few
+    inputs = prepare(cases, config.spec, tmp_path, "train")
+    batches = train_module.make_batches(config, inputs, tmp_path, 1, tmp_path)
+    shown = np.concatenate([batches.targets[batches.order(epoch), 0] for epoch in range(50)])
+    assert shown.mean() == pytest.approx(0.5, abs=0.05)
+    assert set(np.unique(batches.weights)) == {1.0}
+    cohort = replace(drawn_cohort, cases=(*cases, *drawn_cohort.part("tune")))
+    assert len(train_module.chosen_cases(config, cohort)[1]) == len(drawn_cohort.part("tune"))

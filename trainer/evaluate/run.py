@@ -80,7 +80,7 @@ def evaluate(
             "size": list(model.spec.size),
             "intermediate": list(model.spec.intermediate) if model.spec.intermediate else None,
         },
-        "cohort": cohort_record(cohort, finding, asked.problems),
+        "cohort": cohort_record(cohort, finding, asked.problems, {"tune", part}),
         "part": part,
         "finding": finding,
         "operating_point": {

@@ -142,3 +142,11 @@ def test_preprocessing_alone_and_through_tf_data_are_equal():
         )
     )
     assert np.array_equal(piped.numpy(), alone)
+
+
+@pytest.mark.requirement("SRS-IMG-001")
+@pytest.mark.parametrize("data", [b"", b"no picture"])
+def test_bytes_that_are_no_picture_are_unreadable_pixels(data):
+    """An empty file is what an interrupted copy leaves; it must cost itself and nothing else."""
+    with pytest.raises(UnreadablePixels, match="expected a PNG or JPEG picture"):
+        radiograph_from_picture(data)
