@@ -5,6 +5,7 @@ A cohort larger than memory is read lazily: the file is mapped, and the system k
 
 import hashlib
 import json
+import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,7 +70,8 @@ def prepare(cases: Sequence[Case], spec: PreprocessSpec, cache: Path, what: str,
 
 def _decode(cases: Sequence[Case], spec: PreprocessSpec, file: Path, notes: Path, what: str, threads: int) -> None:
     problems: dict[str, str] = {}
-    temporary = file.with_suffix(".part")
+    # Workers and runs share the folder and may decode the same cases at once: each writes files of its own name.
+    temporary = file.with_suffix(f".{uuid.uuid4().hex}.part")
     stored = np.lib.format.open_memmap(temporary, "w+", np.uint16, (max(1, len(cases)), *spec.size))
 
     def decoded(case: Case) -> np.ndarray | str:
@@ -94,8 +96,11 @@ def _decode(cases: Sequence[Case], spec: PreprocessSpec, file: Path, notes: Path
                     filled += 1
     stored.flush()
     del stored
+    said = temporary.with_suffix(".json")
+    said.write_text(json.dumps(problems, ensure_ascii=False), "utf-8")
+    # Whoever finds the inputs must find the notes: they tell which cases the rows belong to.
+    said.replace(notes)
     temporary.replace(file)
-    notes.write_text(json.dumps(problems, ensure_ascii=False), "utf-8")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A trained network that can be asked for scores, be it a run's or a released package's, with its operating points."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class Predictor:
     forward: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     network: Callable[[], Any] = field(repr=False)  # makes the Keras model, for saliency
     locked: dict[str, Locked] = field(default_factory=dict)
+    criteria: tuple[Mapping[str, Any], ...] = ()  # set beforehand, with what came of them at the release
 
     def score(self, cases: Sequence[Case]) -> Scores:
         """Score every case by the node's own way from picture to score; a broken picture is left out and named."""
@@ -123,6 +124,7 @@ def package_predictor(package: ModelPackage) -> Predictor:
         forward=engine.scores,
         network=lambda: build_network(package),
         locked=locked,
+        criteria=tuple(manifest.figures.get("criteria", ())),
     )
 
 

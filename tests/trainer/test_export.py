@@ -122,6 +122,9 @@ def test_a_package_beside_itself_changes_no_flag_and_beside_another_is_counted(p
 @pytest.mark.requirement("SRS-TRN-006")
 def test_a_criterion_that_is_not_met_is_written_down_as_not_met(package):
     """A release with a failure that it names is better than one without criteria."""
+    from trainer.predictor import package_predictor
+
+    assert list(package_predictor(package).criteria) == package.manifest.figures["criteria"]
     verdicts = {criterion["says"]: criterion["passed"] for criterion in package.manifest.figures["criteria"]}
     assert verdicts["auc on official-test at least 1.1"] is False
     assert "NOT MET" in (package.path / "README.md").read_text("utf-8")

@@ -1,5 +1,6 @@
 """The input pipeline gives what the node's preprocessing gives, and the same batches to everyone who asks."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -112,3 +113,15 @@ def test_mixed_images_carry_mixed_labels_and_an_unknown_label_lends_nothing(draw
     assert images[position] == pytest.approx(
         keep * inputs.image(0)[..., np.newaxis] + (1 - keep) * inputs.image(int(partner))[..., np.newaxis], abs=1e-5
     )
+
+
+@pytest.mark.requirement("SRS-TRN-010")
+def test_many_may_prepare_the_same_cases_in_one_folder_at_once(drawn_cohort, tmp_path):
+    """Workers of one run share the folder; one that finds its file renamed away would end the run of all."""
+    cases = drawn_cohort.cases[:30]
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda _: prepare(cases, SPEC, tmp_path, "train", threads=1), range(6)))
+    for inputs in made:
+        assert len(inputs) == 30
+        assert np.array_equal(inputs.images(0, 30), made[0].images(0, 30))
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npy"]

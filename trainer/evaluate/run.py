@@ -100,7 +100,7 @@ def evaluate(
         "baselines": guesses,
         "cross_population": cross,
         "not_run": not_run,
-        "criteria": list(model.training.get("criteria", [])),
+        "criteria": [dict(criterion) for criterion in model.criteria],
         "measured_with": environment(),
     }
     write_json(out / EVALUATION, _without_nan(record))
