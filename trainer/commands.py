@@ -49,8 +49,8 @@ def split(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
+    from trainer.targets import used
     from trainer.train import train as run_training
-    from trainer.train import used
 
     config = load_config(options.config)
     keys = ("weights", "epochs", "seed", "fold")

@@ -14,7 +14,7 @@ from trainer.config import ConfigError
 from trainer.evaluate import at_threshold, baselines, evaluation_sets
 from trainer.predictor import Predictor, Scores, lock
 from trainer.record import cohort_record, environment, write_json
-from trainer.train import used
+from trainer.targets import used
 
 SCHEMA = "cxr-train comparison 1"
 COMPARISON = "comparison.json"

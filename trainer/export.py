@@ -23,7 +23,8 @@ from trainer.evaluate import TOO_FEW, EvaluationSet, baselines, beside_baseline,
 from trainer.model_card import model_card
 from trainer.predictor import Locked, Scores, lock, package_predictor
 from trainer.record import AVERAGE, code_state, read_log
-from trainer.train import build, read_run, used
+from trainer.targets import used
+from trainer.train import build, read_run
 
 LARGEST_PACKAGE = 10 * 1000 * 1000
 GOLDEN_CASES = 3

@@ -38,7 +38,9 @@ def test_the_shipped_file_names_every_key():
     for key in _keys(Settings):
         value = uncommented
         for part in key.split("."):
-            value = value[part] if not isinstance(value, list) else value[0][part]
+            table = value[0] if isinstance(value, list) else value
+            assert part in table, key
+            value = table[part]
 
 
 def test_the_readme_table_names_every_key_with_its_meaning():

@@ -60,6 +60,7 @@ def test_ringing_with_nobody_there_or_no_folder_does_nothing(doorbell, run_dir):
     doorbell.ring("analyze")
     run_dir.rmdir()
     doorbell.ring("analyze")
+    assert not run_dir.exists()
 
 
 def test_the_socket_of_a_dead_process_is_removed_and_the_living_still_hear(doorbell, run_dir):

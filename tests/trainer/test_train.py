@@ -14,7 +14,8 @@ from trainer.config import CONFIGS, ConfigError, load_config
 from trainer.inputs import prepare
 from trainer.predictor import run_predictor
 from trainer.record import cases_sha256, read_log
-from trainer.train import case_weights, learning_rate, log_row, patient_fold, train
+from trainer.targets import case_weights, chosen_cases, make_batches, patient_fold, taught_scores
+from trainer.train import learning_rate, log_row, train
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +191,7 @@ def test_a_fold_left_out_is_not_shown_and_every_case_is_left_out_once(drawn_coho
     config = load_config(str(config_file))
     shown = []
     for fold in ("1/3", "2/3", "3/3"):
-        cases, _ = train_module.chosen_cases(
-            replace(config, training=replace(config.training, fold=fold)), drawn_cohort
-        )
+        cases, _ = chosen_cases(replace(config, training=replace(config.training, fold=fold)), drawn_cohort)
         shown.append({case.identifier for case in cases})
     everything = {case.identifier for case in drawn_cohort.part("train")}
     assert all(sum(identifier in part for part in shown) == 2 for identifier in everything)
@@ -210,16 +209,16 @@ def test_teachers_are_heard_on_cases_that_they_were_not_shown(drawn_cohort, conf
     settings = replace(config.training, teachers=("teacher-1", "teacher-2"), teach=0.5)
     student = replace(config, training=settings)
     cases = drawn_cohort.part("train")
-    taught = train_module.taught_scores(student, "pneumonia", cases, tmp_path)
+    taught = taught_scores(student, "pneumonia", cases, tmp_path)
     by_fold = {fold: run_predictor(tmp_path / f"teacher-{fold + 1}").score(cases).of("pneumonia") for fold in (0, 1)}
     expected = [by_fold[patient_fold(case, 2)][index] for index, case in enumerate(cases)]
     assert taught == pytest.approx(expected, abs=1e-5)
     inputs = prepare(cases, config.spec, tmp_path / "cache", "train")
-    batches = train_module.make_batches(student, inputs, tmp_path / "cache", 1, tmp_path)
+    batches = make_batches(student, inputs, tmp_path / "cache", 1, tmp_path)
     labels = np.array([case.labels["pneumonia"] for case in cases])
     assert batches.targets[:, 0] == pytest.approx(0.5 * labels + 0.5 * taught, abs=1e-5)
     one = replace(config, training=replace(settings, teachers=("teacher-1",)))
-    assert np.isnan(train_module.taught_scores(one, "pneumonia", cases, tmp_path)).any()
+    assert np.isnan(taught_scores(one, "pneumonia", cases, tmp_path)).any()
 
 
 @pytest.mark.requirement("SRS-TRN-009")
@@ -263,9 +262,9 @@ def test_balanced_sampling_shows_the_rare_label_as_often_and_leaves_tune_as_it_i
     few = [case for case in train_cases if case.labels["pneumonia"] == 1][:6]
     cases = [case for case in train_cases if case.labels["pneumonia"] == 0] + few
     inputs = prepare(cases, config.spec, tmp_path, "train")
-    batches = train_module.make_batches(config, inputs, tmp_path, 1, tmp_path)
+    batches = make_batches(config, inputs, tmp_path, 1, tmp_path)
     shown = np.concatenate([batches.targets[batches.order(epoch), 0] for epoch in range(50)])
     assert shown.mean() == pytest.approx(0.5, abs=0.05)
     assert set(np.unique(batches.weights)) == {1.0}
     cohort = replace(drawn_cohort, cases=(*cases, *drawn_cohort.part("tune")))
-    assert len(train_module.chosen_cases(config, cohort)[1]) == len(drawn_cohort.part("tune"))
+    assert len(chosen_cases(config, cohort)[1]) == len(drawn_cohort.part("tune"))

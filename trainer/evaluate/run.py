@@ -17,7 +17,7 @@ from trainer.evaluate.saliency import smooth_gradients
 from trainer.evaluate.sets import EvaluationSet, evaluation_sets, labelled_set
 from trainer.predictor import Locked, Predictor, Scores, lock
 from trainer.record import cohort_record, environment, read_log, write_json
-from trainer.train import used
+from trainer.targets import used
 
 SCHEMA = "cxr-train evaluation 1"
 EVALUATION = "evaluation.json"

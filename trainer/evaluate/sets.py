@@ -58,7 +58,7 @@ def evaluation_sets(cohort: Cohort, scored: Scores, finding: str, part: str = "t
             labelled_set(part, "Used to lock calibration and threshold: not an independent figure.", scored, finding)
         )
     elif cohort.name == "kermany":
-        says = "The official Kermany test part, untouched until the release."
+        says = "The official Kermany test part: never learned from, no threshold settled on it, scored at each release."
         sets.append(labelled_set("official-test", says, scored, finding))
     elif cohort.name == "nih" and {case.subset for case in cases} >= {"internal", "official"}:
         sets += _nih_selection(scored, finding)

@@ -8,6 +8,12 @@ from matplotlib.figure import Figure
 from trainer.report.style import AMBER, BLUE, GREEN, INK, MUTED, SKY, VERMILLION, several, single
 from trainer.report.words import decimal, estimate, mapping, number, percent, rows_of, value_of
 
+_UNIT_SQUARE: dict[str, Any] = {"xlim": (-0.01, 1.01), "ylim": (-0.01, 1.02), "aspect": "equal"}
+
+
+def _mark_operating_point(axis: Any, x: float, y: float, label: str) -> None:
+    axis.plot(x, y, "o", color=VERMILLION, markersize=9, markeredgecolor="white", label=label)
+
 
 def learning_curves(log: Any) -> Figure | None:
     """Draw loss and tune AUC over epochs from a training log's rows."""
@@ -48,22 +54,14 @@ def roc(item: Mapping[str, Any]) -> Figure | None:
     axis.plot(*zip(*points, strict=True), color=BLUE, label=f"AUC {estimate(item.get('auc'))}")
     caught, spared = value_of(item.get("sensitivity")), value_of(item.get("specificity"))
     if caught is not None and spared is not None:
-        axis.plot(
-            1 - spared,
-            caught,
-            "o",
-            color=VERMILLION,
-            markersize=9,
-            markeredgecolor="white",
-            label=f"operating point: sensitivity {caught:.3f}, specificity {spared:.3f}",
+        _mark_operating_point(
+            axis, 1 - spared, caught, f"operating point: sensitivity {caught:.3f}, specificity {spared:.3f}"
         )
     axis.set(
         title="ROC curve",
         xlabel="False positive rate (1 − specificity)",
         ylabel="Sensitivity",
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.02),
-        aspect="equal",
+        **_UNIT_SQUARE,
     )
     axis.legend(loc="lower right", fontsize=8.5)
     return figure
@@ -83,22 +81,14 @@ def precision_recall(item: Mapping[str, Any]) -> Figure | None:
     )
     recall, precision = value_of(item.get("sensitivity")), value_of(item.get("precision"))
     if recall is not None and precision is not None:
-        axis.plot(
-            recall,
-            precision,
-            "o",
-            color=VERMILLION,
-            markersize=9,
-            markeredgecolor="white",
-            label=f"operating point: recall {recall:.3f}, precision {precision:.3f}",
+        _mark_operating_point(
+            axis, recall, precision, f"operating point: recall {recall:.3f}, precision {precision:.3f}"
         )
     axis.set(
         title="Precision and recall",
         xlabel="Recall (sensitivity)",
         ylabel="Precision (positive predictive value)",
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.02),
-        aspect="equal",
+        **_UNIT_SQUARE,
     )
     # Where the base rate is low the curve lies low too, and the space above it is free.
     axis.legend(loc="lower left" if base is None or base > 0.35 else "upper right", fontsize=8.5)

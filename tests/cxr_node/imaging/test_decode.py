@@ -273,9 +273,12 @@ def test_a_film_is_no_radiograph():
 def test_any_bytes_are_a_codestream_or_are_refused(data, jpeg):
     """The reader of frame headers never runs over the end, and always ends."""
     try:
-        read_codestream((b"\xff\xd8" if jpeg else b"\xff\x4f\xff\x51") + data)
-    except UnreadablePixels:
-        return
+        found = read_codestream((b"\xff\xd8" if jpeg else b"\xff\x4f\xff\x51") + data)
+    except UnreadablePixels as error:
+        found, said = None, str(error)
+    else:
+        said = ""
+    assert (found is None) == bool(said), "a refusal says why"
 
 
 def test_a_deflated_bomb_is_refused_before_it_is_inflated(tmp_path, monkeypatch):
