@@ -57,6 +57,27 @@ class Node(_Section):
     station_name: str = Field("cxr-node", max_length=16, description="name of this installation in result objects")
 
 
+class DicomWeb(_Section):
+    """STOW-RS, the second way in."""
+
+    host: str = Field("127.0.0.1", description="address STOW-RS is served on")
+    port: Port = Field(0, description="its port; 0: not served")
+    require_token: Literal["auto", "always", "never"] = Field(
+        "auto", description="a token with the role `service` is asked for; `auto`: unless `host` is a loopback address"
+    )
+    max_body_gb: float = Field(4.0, gt=0, description="a longer request is refused with 413")
+
+
+class Watch(_Section):
+    """A watched folder, the third way in."""
+
+    path: str = Field("", description="folder whose DICOM files are taken in; empty: none")
+    settle_s: float = Field(2.0, ge=0, description="a file is taken once its size has not changed for this long")
+    keep: bool = Field(
+        False, description="move files that were taken to `.done` in that folder instead of deleting them"
+    )
+
+
 class Receive(_Section):
     ae_title: AeTitle = Field("CXR_NODE", description="called AE title of the node")
     host: str = Field("127.0.0.1", description="address the C-STORE SCP listens on; `0.0.0.0` for every interface")
@@ -76,7 +97,12 @@ class Receive(_Section):
         "stream", description="`stock` uses pynetdicom's public interface only, slower"
     )
     idle_timeout_s: float = Field(60.0, gt=0, description="an association without a message this long is aborted")
+    manifest_wait_s: Seconds = Field(
+        300.0, description="a report waits this long for images that MPPS or IAN announced; a priority never waits"
+    )
     tls: Tls = Field(default_factory=Tls, description="DICOM TLS of the listener")
+    dicomweb: DicomWeb = Field(default_factory=DicomWeb, description="STOW-RS")
+    watch: Watch = Field(default_factory=Watch, description="a watched folder")
 
 
 class Caller(_Section):
@@ -93,28 +119,157 @@ class Analyze(_Section):
     shadow: tuple[str, ...] = Field((), description="packages that run and are stored but never reported")
 
 
+DICOM_OBJECTS = ("sr", "sc", "gsps", "pdf", "kos", "feedback")
+PRIORITY = "priority"  # not a DICOM object: a notice of the study's priority, as the destination takes it
+
+# What each kind of destination needs, which objects it can take, and which it gets where `objects` is left out.
+DESTINATION_NEEDS: dict[str, tuple[str, ...]] = {
+    "c-store": ("ae_title", "host"),
+    "stow-rs": ("url",),
+    "hl7-oru": ("host",),
+    "ups": ("ae_title", "host"),
+    "orthanc-label": ("url",),
+    "webhook": ("url",),
+    "folder": ("path",),
+}
+DESTINATION_OBJECTS: dict[str, tuple[str, ...]] = {
+    "c-store": DICOM_OBJECTS,
+    "stow-rs": DICOM_OBJECTS,
+    "hl7-oru": (PRIORITY,),
+    "ups": (PRIORITY,),
+    "orthanc-label": (PRIORITY,),
+    "webhook": (PRIORITY,),
+    "folder": (*DICOM_OBJECTS, PRIORITY),
+}
+
+
 class Destination(_Section):
     name: Name = Field(description="name in the log, on the worklist and in deliveries")
-    kind: Literal["c-store", "folder"] = Field("c-store", description="how objects get there")
-    ae_title: str = Field("", max_length=16, description="called AE title (`c-store`)")
-    host: str = Field("", description="address (`c-store`)")
-    port: Port = Field(104, description="port (`c-store`)")
+    kind: Literal["c-store", "stow-rs", "hl7-oru", "ups", "orthanc-label", "webhook", "folder"] = Field(
+        "c-store", description="how objects get there"
+    )
+    ae_title: str = Field(
+        "",
+        pattern=r"^([\x20-\x5b\x5d-\x7e]{0,15}[\x21-\x5b\x5d-\x7e])?$",
+        description="called AE title (`c-store`, `ups`)",
+    )
+    host: str = Field("", description="address (`c-store`, `ups`, `hl7-oru`)")
+    port: Port = Field(104, description="port (`c-store`, `ups`, `hl7-oru`)")
+    url: str = Field("", description="service root (`stow-rs`, `orthanc-label`) or the address to post to (`webhook`)")
     path: str = Field("", description="folder the files are written to (`folder`)")
-    objects: tuple[Literal["sr"], ...] = Field(("sr",), description="result objects sent there")
+    objects: tuple[Literal["sr", "sc", "gsps", "pdf", "kos", "feedback", "priority"], ...] = Field(
+        (), description="what is sent there; empty: the report, or the priority where the kind carries no objects"
+    )
+    user: str = Field("", description="user of HTTP basic authentication")
+    secret_file: str = Field(
+        "",
+        description="file with the password (with `user`), the bearer token, or the key that signs a `webhook`",
+    )
+    template: str = Field("", description="HL7 template of the site (`hl7-oru`); empty: the built-in one")
+    dry_run: bool = Field(False, description="write down what would be sent, and send nothing (`hl7-oru`)")
+    label: str = Field(
+        "ai-priority", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="label of flagged studies (`orthanc-label`)"
+    )
+    commit: bool = Field(True, description="have the destination prove that it holds what it took")
+    proof: Literal["auto", "storage-commitment", "query"] = Field(
+        "auto", description="how: `query` reads back by C-FIND or QIDO-RS; `auto`: commitment where it is offered"
+    )
+    commit_timeout_s: float = Field(
+        120.0, gt=0, description="longest wait for the report of a storage commitment before it is asked for again"
+    )
     settle_s: Seconds = Field(
-        5.0, description="wait this long after a study's last image, so that one report covers it"
+        5.0,
+        description="wait this long after a study's last image, so that one report covers it; a priority never waits",
     )
     max_attempts: int = Field(500, ge=1, description="tries before a delivery is given up and shown as failed")
     timeout_s: float = Field(30.0, gt=0, description="longest wait for connection, association and answer each")
-    tls: Tls = Field(default_factory=Tls, description="DICOM TLS towards it")
+    tls: Tls = Field(default_factory=Tls, description="TLS towards it, DICOM and HTTPS; HL7 with `ca`")
+
+    @property
+    def sends(self) -> tuple[str, ...]:
+        """The objects it gets: those of node.toml, else the default of its kind."""
+        if self.objects:
+            return self.objects
+        return ("sr",) if "sr" in DESTINATION_OBJECTS[self.kind] else (PRIORITY,)
 
     @model_validator(mode="after")
-    def _address(self) -> "Destination":
-        if self.kind == "c-store" and not (self.ae_title.strip() and self.host):
-            raise ValueError("a c-store destination needs ae_title and host")
-        if self.kind == "folder" and not self.path:
-            raise ValueError("a folder destination needs path")
+    def _complete(self) -> "Destination":
+        missing = [key for key in DESTINATION_NEEDS[self.kind] if not str(getattr(self, key)).strip()]
+        if missing:
+            raise ValueError(f"a {self.kind} destination needs {' and '.join(DESTINATION_NEEDS[self.kind])}")
+        alien = [kind for kind in self.objects if kind not in DESTINATION_OBJECTS[self.kind]]
+        if alien:
+            raise ValueError(
+                f"a {self.kind} destination takes {', '.join(DESTINATION_OBJECTS[self.kind])}, not {', '.join(alien)}"
+            )
+        if self.kind in ("stow-rs", "orthanc-label", "webhook") and not self.url.startswith(("http://", "https://")):
+            raise ValueError("url: expected http:// or https://")
         return self
+
+
+class Peer(_Section):
+    """Where an AE can be called, for what the node sends unasked: UPS events, reports of storage commitment."""
+
+    ae_title: AeTitle = Field(description="AE title of a system that the node may call")
+    host: str = Field(min_length=1, description="its address")
+    port: Port = Field(104, description="its port")
+    tls: Tls = Field(default_factory=Tls, description="DICOM TLS towards it")
+
+
+class Source(_Section):
+    """A system that studies can be fetched from on request."""
+
+    name: Name = Field(description="name on the command line")
+    kind: Literal["dimse", "dicomweb"] = Field(
+        "dimse", description="`dimse`: C-FIND and C-MOVE; `dicomweb`: QIDO-RS and WADO-RS"
+    )
+    ae_title: str = Field(
+        "", pattern=r"^([\x20-\x5b\x5d-\x7e]{0,15}[\x21-\x5b\x5d-\x7e])?$", description="its AE title (`dimse`)"
+    )
+    host: str = Field("", description="its address (`dimse`)")
+    port: Port = Field(104, description="its port (`dimse`)")
+    url: str = Field("", description="its DICOMweb service root (`dicomweb`)")
+    user: str = Field("", description="user of HTTP basic authentication")
+    secret_file: str = Field("", description="file with the password (with `user`) or the bearer token (without)")
+    timeout_s: float = Field(60.0, gt=0, description="longest wait for connection and answer each")
+    tls: Tls = Field(default_factory=Tls, description="TLS towards it")
+
+    @model_validator(mode="after")
+    def _address(self) -> "Source":
+        if self.kind == "dimse" and not (self.ae_title.strip() and self.host):
+            raise ValueError("a dimse source needs ae_title and host")
+        if self.kind == "dicomweb" and not self.url.startswith(("http://", "https://")):
+            raise ValueError("a dicomweb source needs url, http:// or https://")
+        return self
+
+
+class Ris(_Section):
+    """The Modality Worklist of the RIS, asked what priority was ordered."""
+
+    ae_title: str = Field(
+        "", pattern=r"^([\x20-\x5b\x5d-\x7e]{0,15}[\x21-\x5b\x5d-\x7e])?$", description="its AE title; empty: not asked"
+    )
+    host: str = Field("", description="its address")
+    port: Port = Field(104, description="its port")
+    timeout_s: float = Field(10.0, gt=0, description="longest wait for connection and answer each")
+    tls: Tls = Field(default_factory=Tls, description="DICOM TLS towards it")
+
+
+class Orders(_Section):
+    """What the RIS ordered, and with which priority."""
+
+    hl7_host: str = Field("127.0.0.1", description="address the HL7 listener (MLLP) takes orders on")
+    hl7_port: Port = Field(0, description="its port; 0: no listener")
+    hl7_senders: tuple[str, ...] = Field(
+        ("127.0.0.1", "::1"), description="addresses or networks (CIDR) that may send orders; `*` for any"
+    )
+    ris: Ris = Field(default_factory=Ris, description="Modality Worklist of the RIS")
+    retain_days: float = Field(90.0, gt=0, description="orders and HL7 messages are forgotten after this")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is anything to listen to or to ask."""
+        return bool(self.hl7_port or self.ris.ae_title.strip())
 
 
 class Worklist(_Section):
@@ -154,6 +309,9 @@ class Settings(_Section):
     caller: tuple[Caller, ...] = Field((Caller(),))
     analyze: Analyze = Field(default_factory=Analyze)
     destination: tuple[Destination, ...] = Field(())
+    peer: tuple[Peer, ...] = Field(())
+    source: tuple[Source, ...] = Field(())
+    orders: Orders = Field(default_factory=Orders)
     worklist: Worklist = Field(default_factory=Worklist)
     upkeep: Upkeep = Field(default_factory=Upkeep)
 
@@ -168,6 +326,17 @@ class Settings(_Section):
         if len(set(names)) != len(names):
             raise ValueError(f"destination names must differ, found {names}")
         return value
+
+    @model_validator(mode="after")
+    def _triage_shows_no_place(self) -> "Settings":
+        """In the profile `triage` no object leaves the node that directs attention to a part of an image."""
+        if self.node.profile == "triage":
+            for destination in self.destination:
+                if "gsps" in destination.objects:
+                    raise ValueError(
+                        f"destination {destination.name}: gsps shows a place in the image; profile research only"
+                    )
+        return self
 
     def path(self, value: str) -> Path:
         """Resolve a path of the file against the file's folder."""
@@ -220,7 +389,7 @@ def _override(values: dict[str, Any], environment: Mapping[str, str]) -> None:
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         keys = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if keys in (["destination"], ["caller"]):
+        if keys in (["destination"], ["caller"], ["peer"], ["source"]):
             values[keys[0]] = _literal(environment[variable])
             continue
         if len(keys) < 2 or not isinstance(values.setdefault(keys[0], {}), dict):

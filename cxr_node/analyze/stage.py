@@ -41,6 +41,7 @@ class AnalyzeStage:
         self._files = files
         self._analyzer = analyzer
         self._device = device
+        self._kinds = frozenset(kind for destination in settings.destination for kind in destination.sends)
 
     def handle(self, claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Yield each study's settlement as soon as it is known."""
@@ -63,7 +64,14 @@ class AnalyzeStage:
             yield study.job, self._settle(study, [next(analyzed) for _ in group])
 
     def _settle(self, study: OpenStudy, analyzed: list[Analyzed]) -> Outcome:
-        conclusion = conclude(study, analyzed, device=self._device, content_time=utc_now())
+        conclusion = conclude(
+            study,
+            analyzed,
+            device=self._device,
+            content_time=utc_now(),
+            kinds=self._kinds,
+            profile=self._settings.node.profile,
+        )
         for item in analyzed:
             exclusion = item.analysis.exclusion
             metrics.IMAGES.labels("analysed" if exclusion is None else exclusion.reason).inc()
@@ -78,7 +86,14 @@ class AnalyzeStage:
                 images=len(analyzed),
                 exclusions=sorted({item.analysis.exclusion.reason for item in analyzed if item.analysis.exclusion}),
             )
-        return settlement(study, conclusion, files=self._files, destinations=self._settings.destination, now=utc_now)
+        return settlement(
+            study,
+            conclusion,
+            files=self._files,
+            destinations=self._settings.destination,
+            now=utc_now,
+            station_name=self._settings.node.station_name,
+        )
 
 
 def run_analyze(settings: Settings, stop: threading.Event) -> None:

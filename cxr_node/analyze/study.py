@@ -1,16 +1,18 @@
 """One study: what is known of it, what came of its images, and the rows that say so."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from io import BytesIO
 
+import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from sqlalchemy.engine import Connection
 
 from cxr_node import metrics
+from cxr_node.analyze.acceptance import Profile
 from cxr_node.analyze.analyzer import Analyzed, KnownScores
 from cxr_node.analyze.record import to_json
 from cxr_node.clock import utc_now
@@ -25,8 +27,8 @@ from cxr_node.findings import (
     effective_priority,
 )
 from cxr_node.findings.priority import parse_ordered, rank
-from cxr_node.reporting import Device, build_sr, encode
-from cxr_node.settings import Destination
+from cxr_node.reporting import BUILDERS, Device, Material, Notice, encode, encode_notice, make_notice
+from cxr_node.settings import PRIORITY, Destination
 from storage import Database, InstanceFiles, audit, deliveries, instances, jobs, results, studies
 from storage.instances import Instance
 from storage.jobs import Job
@@ -46,7 +48,8 @@ class OpenStudy:
     conflicts: tuple[Instance, ...]
     known: Mapping[int, KnownScores]
     current: Result | None
-    predecessor: Dataset | None
+    predecessors: Mapping[str, Dataset]
+    was_flagged: bool = False
 
 
 def is_image(sop_class_uid: str) -> bool:
@@ -67,7 +70,8 @@ def load_study(database: Database, files: InstanceFiles, job: Job) -> OpenStudy 
                 by_digest = known.setdefault(item.id, {}).setdefault(prediction.model_digest, {})
                 by_digest[prediction.finding] = prediction.score
         current = results.current(connection, job.key)
-        location = _last_delivered(connection, job.key)
+        was_flagged = any(result.flagged for result in results.revisions(connection, job.key))
+        sent = _last_delivered(connection, job.key)
     held = [item for item in kept if files.path(item.location).exists()]
     return OpenStudy(
         job=job,
@@ -76,22 +80,24 @@ def load_study(database: Database, files: InstanceFiles, job: Job) -> OpenStudy 
         conflicts=tuple(item for item in kept if item.variant > 0),
         known=known,
         current=current,
-        predecessor=pydicom.dcmread(BytesIO(files.read(location))) if location else None,
+        predecessors={kind: pydicom.dcmread(BytesIO(files.read(location))) for kind, location in sent.items()},
+        was_flagged=was_flagged,
     )
 
 
-def _last_delivered(connection: Connection, study_instance_uid: str) -> str | None:
-    """Return the location of the newest report that some destination has; only such a one can be a predecessor."""
+def _last_delivered(connection: Connection, study_instance_uid: str) -> dict[str, str]:
+    """Return by kind the location of the newest object that some destination has; only such a one is a predecessor."""
     sent = [
         delivery
         for delivery in deliveries.of_study(connection, study_instance_uid)
-        if delivery.kind == "sr" and delivery.state in ("DELIVERED", "COMMITTED")
+        if delivery.kind in BUILDERS and delivery.state in ("DELIVERED", "COMMITTED")
     ]
+    found: dict[str, str] = {}
     for delivery in sorted(sent, key=lambda item: -item.revision):
         for stored in results.objects(connection, delivery.result_id):
             if stored.sop_instance_uid == delivery.sop_instance_uid:
-                return stored.location
-    return None
+                found.setdefault(delivery.kind, stored.location)
+    return found
 
 
 def reference(instance: Instance) -> ImageReference:
@@ -101,18 +107,29 @@ def reference(instance: Instance) -> ImageReference:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What came of a study, and its report where there is one."""
+    """What came of a study, and the objects that tell of it, by kind; none where no report can be made."""
 
     outcome: StudyOutcome
     record: dict[str, object]
-    report: Dataset | None
+    objects: Mapping[str, Dataset]
+    headers: Mapping[str, Dataset]
     predictions: tuple[Prediction, ...]
+    content_time: datetime
 
 
 def conclude(
-    opened: OpenStudy, analyzed: Sequence[Analyzed], *, device: Device, content_time: datetime
+    opened: OpenStudy,
+    analyzed: Sequence[Analyzed],
+    *,
+    device: Device,
+    content_time: datetime,
+    kinds: Collection[str] = ("sr",),
+    profile: Profile = "triage",
+    heat_maps: Mapping[str, np.ndarray] | None = None,
 ) -> Conclusion | None:
     """Put the images of a study together; None where nothing changed since the current result.
+
+    The report is always made, for it is the record; of the other objects those in `kinds`.
 
     Images of two patients under one Study Instance UID are not analysed, and get no report: it would carry one
     patient's scores under the other's name.
@@ -131,19 +148,26 @@ def conclude(
     record = to_json(outcome, [score for item in analyzed for score in item.shadow], notes)
     if opened.current is not None and opened.current.outcome == record:
         return None
-    report = None
+    objects: dict[str, Dataset] = {}
     reported = StudyOutcome(
         outcome.study_instance_uid, tuple(image for image in images if image.image.sop_instance_uid in readable)
     )
     if reported.images and not mixed:
-        report = build_sr(
-            reported,
-            readable,
+        material = Material(
+            outcome=reported,
+            headers=readable,
             device=device,
             revision=(opened.current.revision if opened.current else 0) + 1,
-            predecessor=opened.predecessor,
             content_time=content_time,
+            predecessors=opened.predecessors,
+            profile=profile,
+            was_flagged=opened.was_flagged,
+            heat_maps=heat_maps or {},
         )
+        for kind, build in BUILDERS.items():
+            made = build(replace(material, made=dict(objects))) if kind == "sr" or kind in kinds else None
+            if made is not None:
+                objects[kind] = made
     predictions = tuple(
         Prediction(
             instance_id=instance.id,
@@ -159,7 +183,7 @@ def conclude(
         for score in (*item.analysis.scores, *item.shadow)
         if score.model_digest in item.raw
     )
-    return Conclusion(outcome, record, report, predictions)
+    return Conclusion(outcome, record, objects, {} if mixed else readable, predictions, content_time)
 
 
 def _patient(header: Dataset) -> tuple[str, str]:
@@ -178,21 +202,33 @@ def settlement(
     files: InstanceFiles,
     destinations: Sequence[Destination],
     now: Callable[[], datetime],
+    station_name: str = "",
 ) -> Callable[[Connection], None]:
-    """Return the rows of the conclusion: result, report, priority, deliveries, audit, all or none.
+    """Return the rows of the conclusion: result, objects, notice, priority, deliveries, audit, all or none.
 
-    The report's bytes are made durable before the transaction that names them.
+    The objects' bytes are made durable before the transaction that names them.
     """
     study = opened.study
     uid = study.study_instance_uid
     if conclusion is None:
         return lambda connection: _confirm(connection, study, opened, now())
-    report = conclusion.report
-    location = files.write_object(str(report.SOPInstanceUID), encode(report)) if report is not None else None
     outcome = conclusion.outcome
     ordered = parse_ordered(study.ordered_priority)
     proposed = AI_PRIORITY if outcome.flagged else None
-    effective = effective_priority(ordered, proposed)
+    # Also of an earlier revision: one that takes the flag back lowers nothing.
+    effective = effective_priority(effective_priority(ordered, parse_ordered(study.effective_priority)), proposed)
+    notice = make_notice(
+        outcome,
+        list(conclusion.headers.values()),
+        revision=(opened.current.revision if opened.current else 0) + 1,
+        created_at=conclusion.content_time,
+        ordered=ordered,
+        ai=proposed,
+        effective=effective,
+        report=conclusion.objects.get("sr"),
+        station_name=station_name,
+    )
+    stored = _store(conclusion.objects, notice, files)
 
     def apply(connection: Connection) -> None:
         at = now()
@@ -211,28 +247,31 @@ def settlement(
         for prediction in conclusion.predictions:
             results.add_prediction(connection, prediction)
         deliveries.supersede_older(connection, uid, result.revision, now=at)
-        if report is not None and location is not None:
+        for item in stored:
             results.add_object(
                 connection,
                 result.id,
-                kind="sr",
-                sop_class_uid=str(report.SOPClassUID),
-                sop_instance_uid=str(report.SOPInstanceUID),
-                location=location,
+                kind=item.kind,
+                sop_class_uid=item.sop_class_uid,
+                sop_instance_uid=item.sop_instance_uid,
+                location=item.location,
                 now=at,
             )
-            for destination in destinations:
-                for kind in destination.objects:
-                    delivery = deliveries.add(connection, result.id, kind=kind, destination=destination.name, now=at)
-                    jobs.schedule(
-                        connection,
-                        "deliver",
-                        str(delivery.id),
-                        run_at=study.last_received_at + timedelta(seconds=destination.settle_s),
-                        now=at,
-                        priority=rank(effective),
-                        payload={"destination": destination.name},
-                    )
+        kinds = {item.kind for item in stored}
+        for destination in destinations:
+            for kind in destination.sends:
+                if kind not in kinds:
+                    continue
+                delivery = deliveries.add(connection, result.id, kind=kind, destination=destination.name, now=at)
+                jobs.schedule(
+                    connection,
+                    "deliver",
+                    str(delivery.id),
+                    run_at=at if kind == PRIORITY else study.last_received_at + timedelta(seconds=destination.settle_s),
+                    now=at,
+                    priority=rank(effective),
+                    payload={"destination": destination.name},
+                )
         studies.set_outcome(
             connection,
             uid,
@@ -255,6 +294,24 @@ def settlement(
         metrics.NOTIFY_SECONDS.observe(max(0.0, (at - study.last_received_at).total_seconds()))
 
     return apply
+
+
+@dataclass(frozen=True)
+class _Stored:
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    location: str
+
+
+def _store(objects: Mapping[str, Dataset], notice: Notice, files: InstanceFiles) -> list[_Stored]:
+    """Make the bytes durable; what fails later leaves files that no row names, which upkeep removes."""
+    found = []
+    for kind, made in objects.items():
+        uid = str(made.SOPInstanceUID)
+        found.append(_Stored(kind, str(made.SOPClassUID), uid, files.write_object(uid, encode(made))))
+    found.append(_Stored(PRIORITY, "", notice.uid, files.write_object(notice.uid, encode_notice(notice))))
+    return found
 
 
 def _confirm(connection: Connection, study: Study, opened: OpenStudy, at: datetime) -> None:

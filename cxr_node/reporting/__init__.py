@@ -7,9 +7,25 @@ from pydicom.dataset import Dataset
 from cxr_node.reporting.device import device_for
 from cxr_node.reporting.encode import encode
 from cxr_node.reporting.fallback import as_class
-from cxr_node.reporting.sr import Device, build_sr
+from cxr_node.reporting.material import Device, Material
+from cxr_node.reporting.notice import Notice, encode_notice, make_notice, read_notice
+from cxr_node.reporting.sr import build_sr
 from cxr_node.reporting.text import render_text
 
-BUILDERS: dict[str, Callable[..., Dataset]] = {"sr": build_sr}
+# In the order they are built: a later one may refer to an earlier. None where a study gives no cause for the object.
+BUILDERS: dict[str, Callable[[Material], Dataset | None]] = {"sr": build_sr}
 
-__all__ = ["BUILDERS", "Device", "as_class", "build_sr", "device_for", "encode", "render_text"]
+__all__ = [
+    "BUILDERS",
+    "Device",
+    "Material",
+    "Notice",
+    "as_class",
+    "build_sr",
+    "device_for",
+    "encode",
+    "encode_notice",
+    "make_notice",
+    "read_notice",
+    "render_text",
+]

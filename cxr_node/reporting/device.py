@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cxr_node.reporting.sr import Device
+from cxr_node.reporting.material import Device
 from cxr_node.reporting.uids import derived_uid
 
 MANUFACTURER = "cxr-node project"

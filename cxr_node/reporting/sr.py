@@ -9,8 +9,7 @@ Sources: DICOM PS3.16 TID 1500, 1501, 1600, 4019, CID 6047; PS3.3 A.35.13, C.17.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime
 
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
@@ -20,6 +19,7 @@ from cxr_node.findings.concepts import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME
 from cxr_node.reporting import items
 from cxr_node.reporting.context import copy_context, requests, text_of
 from cxr_node.reporting.items import HAS_ACQ_CONTEXT, HAS_CONCEPT_MOD, HAS_OBS_CONTEXT, INFERRED_FROM, dcm
+from cxr_node.reporting.material import Device, Material
 from cxr_node.reporting.uids import analysis_key, derived_uid
 
 SERIES_NUMBER = 9001
@@ -41,61 +41,36 @@ SUMMARY = {
 NONE_SUCCEEDED = dcm("111245", "No algorithms succeeded; without findings")
 
 
-@dataclass(frozen=True)
-class Device:
-    """The observer: this installation of the node. `observer_uid` is stable for the installation."""
-
-    name: str
-    manufacturer: str
-    model: str
-    serial_number: str
-    software_version: str
-    observer_uid: str
-
-
-def build_sr(
-    outcome: StudyOutcome,
-    headers: Mapping[str, Dataset],
-    *,
-    device: Device,
-    revision: int,
-    predecessor: Dataset | None,
-    content_time: datetime,
-    time_zone: tzinfo | None = None,
-) -> Dataset:
-    """Return the report; equal arguments give an equal dataset.
-
-    Parameters
-    ----------
-    headers : by SOP Instance UID, for every image of the outcome, without pixels
-    predecessor : the newest report of an earlier revision that a destination has
-    content_time : aware; written in `time_zone`, the system's where None
+def build_sr(material: Material) -> Dataset:
+    """Return the report; equal material gives an equal dataset.
 
     Raises
     ------
     ValueError
         No image, images of more than one patient, or an image without its header.
     """
-    _check(outcome, headers)
+    outcome, headers, device = material.outcome, material.headers, material.device
+    check_material(material)
     first = headers[outcome.images[0].image.sop_instance_uid]
-    local = content_time.astimezone(time_zone)
+    local = material.content_time.astimezone(material.time_zone)
     report = Dataset()
     report.SpecificCharacterSet = "ISO_IR 192"
     copy_context(report, first)
     report.StudyInstanceUID = outcome.study_instance_uid
-    _add_document(report, outcome, device, revision, local)
+    _add_document(report, outcome, device, material.revision, local)
     asked = requests(headers, outcome.study_instance_uid)
     if asked:
         report.ReferencedRequestSequence = asked
-    report.CurrentRequestedProcedureEvidenceSequence = _evidence(
+    report.CurrentRequestedProcedureEvidenceSequence = evidence(
         outcome.study_instance_uid,
         [
             (item.image.series_instance_uid, item.image.sop_class_uid, item.image.sop_instance_uid)
             for item in outcome.images
         ],
     )
+    predecessor = material.predecessors.get("sr")
     if predecessor is not None:
-        report.PredecessorDocumentsSequence = _evidence(
+        report.PredecessorDocumentsSequence = evidence(
             str(predecessor.StudyInstanceUID),
             [(str(predecessor.SeriesInstanceUID), str(predecessor.SOPClassUID), str(predecessor.SOPInstanceUID))],
         )
@@ -107,7 +82,9 @@ def build_sr(
     return report
 
 
-def _check(outcome: StudyOutcome, headers: Mapping[str, Dataset]) -> None:
+def check_material(material: Material) -> None:
+    """Raise ValueError where no document can be made: no image, one without its header, more than one patient."""
+    outcome, headers = material.outcome, material.headers
     if not outcome.images:
         raise ValueError("a report needs at least one image as evidence")
     missing = [item for item in outcome.images if item.image.sop_instance_uid not in headers]
@@ -147,7 +124,8 @@ def _add_document(report: Dataset, outcome: StudyOutcome, device: Device, revisi
     report.CodingSchemeIdentificationSequence = [scheme]
 
 
-def _evidence(study_instance_uid: str, instances: Sequence[tuple[str, str, str]]) -> list[Dataset]:
+def evidence(study_instance_uid: str, instances: Sequence[tuple[str, str, str]]) -> list[Dataset]:
+    """Return the item of one study; `instances` are (series instance, SOP class, SOP instance) UIDs."""
     by_series: dict[str, list[Dataset]] = {}
     for series_instance_uid, sop_class_uid, sop_instance_uid in instances:
         item = Dataset()

@@ -78,7 +78,7 @@ def _open(database, images: int = 1, current: Result | None = None) -> OpenStudy
         )
         study = studies.get(connection, "1.2")
     assert study is not None
-    return OpenStudy(job, study, kept, (), {}, current, None)
+    return OpenStudy(job, study, kept, (), {}, current, {})
 
 
 def test_images_of_two_patients_get_no_score_and_no_report(database):
@@ -87,7 +87,7 @@ def test_images_of_two_patients_get_no_score_and_no_report(database):
         _open(database, 2), [_analyzed(0, 0.9), _analyzed(1, 0.1, "P2")], device=DEVICE, content_time=NOON
     )
     assert concluded is not None
-    assert concluded.report is None
+    assert not concluded.objects
     assert not concluded.outcome.flagged
     assert {item.exclusion.reason for item in concluded.outcome.exclusions if item.exclusion} == {"two-patients"}
 
@@ -117,7 +117,8 @@ def test_a_conclusion_is_settled_whole(database, files, probability, priority, r
         assert study is not None
         assert result is not None
         assert (study.effective_priority, study.priority_rank, study.revision) == (priority, rank, 1)
-        (stored,) = results.objects(connection, result.id)
+        stored, notice = results.objects(connection, result.id)
+        assert (stored.kind, notice.kind) == ("sr", "priority")
         assert files.path(stored.location).is_file()
         (delivery,) = deliveries.of_study(connection, "1.2")
         assert (delivery.destination, delivery.state) == ("pacs", "SCHEDULED")

@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from cxr_node.findings import Exclusion, ImageAnalysis, ImageReference, Score, StudyOutcome
-from cxr_node.reporting import Device, as_class, build_sr, encode, render_text
+from cxr_node.reporting import Device, Material, as_class, build_sr, encode, render_text
 from cxr_node.reporting.sr import printed_percent
 from tests.conftest import pixelmed_errors
 
@@ -77,13 +77,15 @@ def make_report(images, header=None, revision=1, predecessor=None) -> Dataset:
     outcome = StudyOutcome("1.2.3.4", tuple(images))
     headers = {image.image.sop_instance_uid: header or make_header() for image in images}
     return build_sr(
-        outcome,
-        headers,
-        device=DEVICE,
-        revision=revision,
-        predecessor=predecessor,
-        content_time=NOON,
-        time_zone=UTC,
+        Material(
+            outcome,
+            headers,
+            device=DEVICE,
+            revision=revision,
+            predecessors={"sr": predecessor} if predecessor is not None else {},
+            content_time=NOON,
+            time_zone=UTC,
+        )
     )
 
 
@@ -262,14 +264,7 @@ def test_images_of_two_patients_make_no_report():
     images = STUDIES["several_images"]
     headers = {image.image.sop_instance_uid: make_header(PatientID=f"P{number}") for number, image in enumerate(images)}
     with pytest.raises(ValueError, match="2 patients"):
-        build_sr(
-            StudyOutcome("1.2.3.4", tuple(images)),
-            headers,
-            device=DEVICE,
-            revision=1,
-            predecessor=None,
-            content_time=NOON,
-        )
+        build_sr(Material(StudyOutcome("1.2.3.4", tuple(images)), headers, DEVICE, revision=1, content_time=NOON))
 
 
 @pytest.mark.requirement("SRS-RPT-008")
