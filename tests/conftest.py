@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ import structlog
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("CXR_NODE_TEST_DATA", ROOT.parent / "shared" / "data"))
 IN_CI = os.environ.get("CI") == "true"
+
+
+# An activated environment puts pynetdicom's `storescp` and `findscu` before DCMTK's: peers are never the node's own kind.
+os.environ["PATH"] = os.pathsep.join(
+    folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder != sysconfig.get_path("scripts")
+)
 
 
 def find_program(name: str) -> str | None:

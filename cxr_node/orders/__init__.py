@@ -1,1 +1,1 @@
-"""The stage that knows what the RIS ordered, by HL7 and by its Modality Worklist. It raises priorities, never lowers."""
+"""The stage that knows what the RIS ordered, by HL7 and by its Modality Worklist. It raises, never lowers."""
