@@ -17,7 +17,7 @@ SHARED_DATA = Path(os.environ.get("CXR_NODE_TEST_DATA", ROOT.parent / "shared" /
 IN_CI = os.environ.get("CI") == "true"
 
 
-# An activated environment puts pynetdicom's `storescp` and `findscu` before DCMTK's: peers are never the node's own kind.
+# An activated environment puts pynetdicom's own `storescp` and `findscu` first; the peers here are DCMTK's.
 os.environ["PATH"] = os.pathsep.join(
     folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder != sysconfig.get_path("scripts")
 )
