@@ -11,6 +11,8 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export KERAS_HOME := $(CURDIR)/.cache/keras
 export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
 export TF_CPP_MIN_LOG_LEVEL := 2
+# Tests of one file share what it starts, so they stay in one process.
+WORKERS := -n auto --maxprocesses=4 --dist loadfile
 
 .PHONY: run test lint unit system bench clean lock
 
@@ -18,7 +20,7 @@ run: $(VENV)/.installed
 	$(BIN)/cxr-node --config node.toml demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -27,10 +29,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --cache-dir .cache/import-linter
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --ignore=tests/system
+	$(BIN)/python -m pytest $(WORKERS) --ignore=tests/system
 
 system: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/system
+	$(BIN)/python -m pytest $(WORKERS) tests/system
 
 # By hand: never part of the tests, since machines are noisy.
 bench: $(VENV)/.installed-dev

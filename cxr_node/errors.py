@@ -8,6 +8,11 @@ CxrNodeError
 ├── StorageUnavailable     disk full, database locked or gone                        RETRY
 ├── PoisonJob              every worker that took the job died of it                 FAIL
 ├── LeaseLost              another worker holds the job now                          DROP
+├── RisUnavailable         the RIS does not answer, or not now                       RETRY
+├── RisRefused             the RIS takes no such query                               FAIL
+├── BadMultipart           a body of parts is none, or ends too early                RETRY
+├── SourceUnavailable      a source of studies does not answer, or not now           RETRY
+├── SourceRefused          a source of studies will not give what is asked           FAIL
 └── DeliveryError          a destination did not take an object
     ├── Unreachable        no connection, or it broke                                RETRY
     ├── AssociationRefused the peer knows us not, or is full                         RETRY
@@ -70,6 +75,30 @@ class LeaseLost(CxrNodeError):
     """The job's lease ran out and another worker may hold it: nothing of this attempt may be kept."""
 
     disposition = Disposition.DROP
+
+
+class RisUnavailable(CxrNodeError):
+    """The Modality Worklist of the RIS cannot be reached, or did not answer whole."""
+
+
+class RisRefused(CxrNodeError):
+    """The RIS answers, and takes no Modality Worklist query or not this one."""
+
+    disposition = Disposition.FAIL
+
+
+class BadMultipart(CxrNodeError):
+    """A multipart body is not one, or ends before its closing boundary."""
+
+
+class SourceUnavailable(CxrNodeError):
+    """A system that studies are fetched from cannot be reached, or did not answer whole."""
+
+
+class SourceRefused(CxrNodeError):
+    """A system that studies are fetched from answers, and will not give what is asked of it until somebody acts."""
+
+    disposition = Disposition.FAIL
 
 
 class DeliveryError(CxrNodeError):

@@ -18,9 +18,14 @@ JOBS = Counter("cxr_jobs_total", "Jobs settled, by kind and how", ["kind", "resu
 JOB_SECONDS = Histogram("cxr_job_seconds", "Claim to settlement of a job, s", ["kind"], buckets=SECONDS)
 IMAGES = Counter("cxr_images_total", "Images looked at, by outcome: analysed or the exclusion's reason", ["outcome"])
 FLAGGED = Counter("cxr_flagged_studies_total", "Studies whose revision raised the priority")
+TWO_PATIENTS = Counter("cxr_two_patient_studies_total", "Results of studies with images of more than one patient")
 NOTIFY_SECONDS = Histogram("cxr_notify_seconds", "Study's last image durable to priority visible, s", buckets=SECONDS)
 DELIVERIES = Counter("cxr_deliveries_total", "Delivery attempts by destination and result", ["destination", "result"])
+PROOFS = Counter(
+    "cxr_proofs_total", "Proofs of delivery by destination, method and result", ["destination", "method", "result"]
+)
 SELF_TEST = Gauge(
     "cxr_self_test_ok", "1 while the last run of the golden images agreed", multiprocess_mode="mostrecent"
 )
 QUERIES = Counter("cxr_worklist_queries_total", "DICOM worklist queries by service and status", ["service", "status"])
+MESSAGES_IN = Counter("cxr_hl7_messages_total", "HL7 messages that came in, by code of the acknowledgement", ["code"])

@@ -7,7 +7,24 @@ Functions take an open `Connection`; the caller owns the transaction, so what mu
         jobs.schedule(connection, "analyze", study_instance_uid, run_at=due, now=now)
 """
 
-from storage import audit, deliveries, errors, instances, jobs, results, studies, tokens
+from storage import (
+    audit,
+    backfills,
+    commitments,
+    deliveries,
+    destination_states,
+    errors,
+    feedback,
+    instances,
+    jobs,
+    lanes,
+    manifests,
+    messages,
+    orders,
+    results,
+    studies,
+    tokens,
+)
 from storage.database import Database
 from storage.doorbell import Bell, Doorbell
 from storage.files import InstanceFiles
@@ -18,10 +35,18 @@ __all__ = [
     "Doorbell",
     "InstanceFiles",
     "audit",
+    "backfills",
+    "commitments",
     "deliveries",
+    "destination_states",
     "errors",
+    "feedback",
     "instances",
     "jobs",
+    "lanes",
+    "manifests",
+    "messages",
+    "orders",
     "results",
     "studies",
     "tokens",

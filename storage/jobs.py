@@ -78,14 +78,16 @@ def schedule(
     now: datetime,
     priority: int = 0,
     payload: dict[str, Any] | None = None,
+    keep_sooner: bool = False,
 ) -> None:
     """Want the job done, at `run_at` or later.
 
-    A SCHEDULED one moves to `run_at`; one IN_PROGRESS runs again after it is settled, for what it works on may be older
-    than what is wanted now; a COMPLETED or FAILED one starts anew. Its priority never sinks.
+    A SCHEDULED one moves to `run_at`, or with `keep_sooner` stays where it is if that is sooner; one IN_PROGRESS runs
+    again after it is settled, for what it works on may be older than what is wanted now; a COMPLETED or FAILED one
+    starts anew. Its priority never sinks.
     """
     connection.execute(
-        _schedule(connection.dialect.name, payload is not None),
+        _schedule(connection.dialect.name, payload is not None, keep_sooner),
         {
             "kind": kind,
             "key": key,
@@ -108,6 +110,19 @@ def hasten(connection: Connection, kind: str, keys: Collection[str], *, run_at: 
     ids = list(connection.execute(late.order_by(jobs.c.id).with_for_update()).scalars())
     if ids:
         connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(run_at=run_at))
+
+
+def move(connection: Connection, kind: str, key: str, *, run_at: datetime) -> bool:
+    """Let a SCHEDULED job run at `run_at`, sooner or later than it would; False where it is not SCHEDULED."""
+    of_job = (jobs.c.kind == kind, jobs.c.key == key, jobs.c.state == SCHEDULED)
+    return connection.execute(update(jobs).where(*of_job).values(run_at=run_at)).rowcount == 1
+
+
+def raise_priority(connection: Connection, kind: str, key: str, *, priority: int) -> bool:
+    """Let a job that is not settled come before less urgent ones; its priority never sinks. True where it rose."""
+    of_job = (jobs.c.kind == kind, jobs.c.key == key, jobs.c.state.in_([SCHEDULED, IN_PROGRESS]))
+    lower = jobs.c.priority < priority
+    return connection.execute(update(jobs).where(*of_job, lower).values(priority=priority)).rowcount == 1
 
 
 def claim(
@@ -240,7 +255,7 @@ def backoff_s(attempt: int, rng: random.Random, base_s: float = 1.0, cap_s: floa
 
 
 @cache
-def _schedule(dialect: str, with_payload: bool) -> Any:
+def _schedule(dialect: str, with_payload: bool, keep_sooner: bool) -> Any:
     """The statement of `schedule`, put together once: it stands in the way of every image."""
     statement = insert(dialect, jobs)
     new, old = statement.excluded, jobs.c
@@ -254,6 +269,9 @@ def _schedule(dialect: str, with_payload: bool) -> Any:
         "reason": case((settled, ""), else_=old.reason),
         "settled_at": None,
     }
+    if keep_sooner:
+        waits = (old.state == SCHEDULED) | ((old.state == IN_PROGRESS) & (old.wanted > old.claimed))
+        changes["run_at"] = case((waits & (old.run_at < new.run_at), old.run_at), else_=new.run_at)
     if with_payload:
         changes["payload"] = new.payload
     return statement.on_conflict_do_update(index_elements=[old.kind, old.key], set_=changes)

@@ -8,6 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection
 
 from storage.errors import StorageError
+from storage.studies import FAILED
 from storage.tables import insert, result_objects, results
 from storage.tables import predictions as predictions_table
 
@@ -111,6 +112,17 @@ def current(connection: Connection, study_instance_uid: str) -> Result | None:
     return None if row is None else Result(**row._mapping)
 
 
+def conclusive(connection: Connection, study_instance_uid: str) -> Result | None:
+    """Return the newest revision that is no failed analysis, or None: its reports are good until the next such one."""
+    row = connection.execute(
+        select(*_RESULT)
+        .where(results.c.study_instance_uid == study_instance_uid, results.c.status != FAILED)
+        .order_by(results.c.revision.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else Result(**row._mapping)
+
+
 def revisions(connection: Connection, study_instance_uid: str) -> list[Result]:
     """Return all revisions, oldest first."""
     rows = connection.execute(
@@ -164,6 +176,17 @@ def objects(connection: Connection, result_id: int) -> list[ResultObject]:
         select(*_OBJECT).where(result_objects.c.result_id == result_id).order_by(result_objects.c.id)
     )
     return [ResultObject(**row._mapping) for row in rows]
+
+
+def object_uids(connection: Connection, study_instance_uid: str) -> frozenset[str]:
+    """Return the SOP Instance UIDs of every object ever made of the study: what comes back under them is our own."""
+    return frozenset(
+        connection.execute(
+            select(result_objects.c.sop_instance_uid)
+            .join(results, results.c.id == result_objects.c.result_id)
+            .where(results.c.study_instance_uid == study_instance_uid)
+        ).scalars()
+    )
 
 
 def get_object(connection: Connection, object_id: int) -> ResultObject | None:

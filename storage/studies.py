@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, distinct, func, literal, select, update
 from sqlalchemy.engine import Connection, Row
 
+from storage import audit
 from storage.errors import StorageError
 from storage.tables import CONTEXT, insert, instances, studies
 
@@ -15,6 +16,8 @@ PENDING = "pending"
 ANALYSED = "analysed"
 NOT_ANALYSED = "not_analysed"
 FAILED = "failed"
+
+BACKFILL = "backfill"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Study:
 
     `status` is pending (no result yet), analysed, not_analysed (every image excluded) or failed; `ai_priority` is
     empty without one; `revision` is that of the current result, 0 without one; `images` counts SOP Instance UIDs,
-    `conflicts` the objects that came under a UID already taken by another.
+    `conflicts` the objects that came under a UID already taken by another. `ordered_reason` says in words where the
+    ordered priority comes from, empty where nobody ordered one; `origin` is empty, or BACKFILL; `read_at` is when a
+    person had read it.
     """
 
     study_instance_uid: str
@@ -63,6 +68,18 @@ class Study:
     images: int
     conflicts: int
     calling_ae_title: str
+    ordered_reason: str = ""
+    origin: str = ""
+    read_at: datetime | None = None
+    reopened: int = 0
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What the row of a study was when an instance arrived."""
+
+    is_new: bool
+    origin: str
 
 
 def touch(
@@ -73,18 +90,21 @@ def touch(
     ordered_rank: int,
     calling_ae_title: str,
     now: datetime,
-) -> None:
+    ordered_reason: str = "",
+) -> Touched:
     """An instance of the study arrived: make its row, or add to it what it did not know.
 
     Nothing known is overwritten, no priority is lowered, and an analysed study stays visible as it was until its next
-    result. One statement, so two associations that send the same study cannot undo one another.
+    result. One statement, so two associations that send the same study
+    cannot undo one another.
     """
-    connection.execute(
+    row = connection.execute(
         _touch(connection.dialect.name),
         {
             **{name: getattr(context, name) for name in CONTEXT},
             "study_instance_uid": study_instance_uid,
             "ordered_rank": ordered_rank,
+            "ordered_reason": ordered_reason,
             "effective_priority": context.ordered_priority,
             "priority_rank": ordered_rank,
             "status": PENDING,
@@ -92,7 +112,8 @@ def touch(
             "first_received_at": now,
             "last_received_at": now,
         },
-    )
+    ).one()
+    return Touched(is_new=row.first_received_at == now, origin=row.origin)
 
 
 def set_outcome(
@@ -107,8 +128,9 @@ def set_outcome(
     notified_at: datetime | None,
     revision: int,
 ) -> None:
-    """Show a result on the study. Its effective priority may rise, never sink; the first notification counts."""
-    above = studies.c.priority_rank < priority_rank
+    """Show a result on the study. Its effective priority may rise, never sink, and stays where the study was read;
+    the first notification counts."""
+    above = (studies.c.priority_rank < priority_rank) & studies.c.read_at.is_(None)
     unnamed = (studies.c.effective_priority == "") & (studies.c.priority_rank == priority_rank)
     changed = connection.execute(
         update(studies)
@@ -127,6 +149,100 @@ def set_outcome(
         raise StorageError("the study of this outcome has no row")
 
 
+def raise_ordered(
+    connection: Connection, study_instance_uid: str, priority: str, rank: int, reason: str, now: datetime
+) -> bool:
+    """Take a priority that was ordered: raise the ordered one to it, and the effective one where that is below.
+
+    Neither ever sinks, and those of a study that was read stay as they are. A change is written to the audit trail.
+
+    Parameters
+    ----------
+    rank : of `priority`, higher for more urgent
+    reason : where it comes from, in words a reader of the worklist understands
+
+    Returns
+    -------
+    bool
+        Whether anything changed; False also where there is no such study.
+    """
+    above = studies.c.priority_rank < rank
+    changed = connection.execute(
+        update(studies)
+        .where(
+            studies.c.study_instance_uid == study_instance_uid,
+            studies.c.ordered_rank < rank,
+            studies.c.read_at.is_(None),
+        )
+        .values(
+            ordered_priority=priority,
+            ordered_rank=rank,
+            ordered_reason=reason,
+            effective_priority=case((above, priority), else_=studies.c.effective_priority),
+            priority_rank=case((above, rank), else_=studies.c.priority_rank),
+        )
+    ).rowcount
+    if changed:
+        audit.record(
+            connection,
+            "priority_ordered",
+            actor="orders",
+            now=now,
+            study_instance_uid=study_instance_uid,
+            detail={"priority": priority, "reason": reason},
+        )
+    return bool(changed)
+
+
+def mark_read(connection: Connection, study_instance_uid: str, now: datetime) -> bool:
+    """A person has read the study: it leaves the worklist, and nothing raises it until another image comes.
+
+    Returns
+    -------
+    bool
+        False where there is no such study, or it was read before.
+    """
+    of_study = (studies.c.study_instance_uid == study_instance_uid, studies.c.read_at.is_(None))
+    changed = connection.execute(update(studies).where(*of_study).values(read_at=now)).rowcount
+    if changed:
+        audit.record(connection, "study_marked_read", actor="worklist", now=now, study_instance_uid=study_instance_uid)
+    return bool(changed)
+
+
+def reopen(connection: Connection, study_instance_uid: str, now: datetime) -> bool:
+    """An image came after the study had been read: it is on the worklist again, to be read once more.
+
+    Returns
+    -------
+    bool
+        False where there is no such study, or nobody had read it.
+    """
+    of_study = (studies.c.study_instance_uid == study_instance_uid, studies.c.read_at.is_not(None))
+    values = {"read_at": None, "reopened": studies.c.reopened + 1}
+    changed = connection.execute(update(studies).where(*of_study).values(**values)).rowcount
+    if changed:
+        audit.record(connection, "study_reopened", actor="analyze", now=now, study_instance_uid=study_instance_uid)
+    return bool(changed)
+
+
+def set_origin(connection: Connection, study_instance_uid: str, origin: str) -> None:
+    """Say how the study came here; BACKFILL keeps it off the worklist."""
+    connection.execute(update(studies).where(studies.c.study_instance_uid == study_instance_uid).values(origin=origin))
+
+
+def by_accession_number(connection: Connection, accession_number: str, *, limit: int = 100) -> list[Study]:
+    """Return the studies of an accession number, newest first; none for an empty one."""
+    if not accession_number:
+        return []
+    rows = connection.execute(
+        _select()
+        .where(studies.c.accession_number == accession_number)
+        .order_by(studies.c.last_received_at.desc(), studies.c.id.desc())
+        .limit(limit)
+    )
+    return [_study(row) for row in rows]
+
+
 def add_conflict(connection: Connection, study_instance_uid: str) -> None:
     """Count an object that came under a SOP Instance UID already taken by other bytes."""
     connection.execute(
@@ -142,16 +258,29 @@ def get(connection: Connection, study_instance_uid: str) -> Study | None:
     return None if row is None else _study(row)
 
 
+def get_locked(connection: Connection, study_instance_uid: str) -> Study | None:
+    """Return the study as it stays until the end of the transaction, or None."""
+    row = select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid).with_for_update()
+    connection.execute(row)
+    return get(connection, study_instance_uid)
+
+
 def listed(connection: Connection, *, since: datetime, limit: int = 1000, offset: int = 0) -> list[Study]:
-    """Return every study that received something at `since` or later, newest first."""
+    """Return every study that received something at `since` or later, newest first; none that was read, and none that
+    a back-catalogue run fetched."""
     rows = connection.execute(
         _select()
-        .where(studies.c.last_received_at >= since)
+        .where(studies.c.last_received_at >= since, studies.c.read_at.is_(None), studies.c.origin != BACKFILL)
         .order_by(studies.c.last_received_at.desc(), studies.c.id.desc())
         .limit(limit)
         .offset(offset)
     )
     return [_study(row) for row in rows]
+
+
+def is_listed(study: Study, since: datetime) -> bool:
+    """Whether `listed` would return the study."""
+    return study.last_received_at >= since and study.read_at is None and study.origin != BACKFILL
 
 
 @cache
@@ -166,6 +295,7 @@ def _touch(dialect: str) -> Any:
     effective = (new.priority_rank > old.priority_rank) | (
         (old.effective_priority == "") & (new.priority_rank == old.priority_rank)
     )
+    named = (old.ordered_reason == "") & (new.ordered_reason != "") & (new.ordered_rank == old.ordered_rank)
     changes: dict[str, Any] = {
         name: case((old[name] == "", new[name]), else_=old[name])
         for name in (*CONTEXT, "calling_ae_title")
@@ -174,13 +304,15 @@ def _touch(dialect: str) -> Any:
     for name, replaced in (
         ("ordered_priority", ordered),
         ("ordered_rank", ordered),
+        ("ordered_reason", ordered | named),
         ("effective_priority", effective),
         ("priority_rank", effective),
         ("last_received_at", new.last_received_at > old.last_received_at),
     ):
         changes[name] = case((replaced, new[name]), else_=old[name])
     changes["status"] = case((old.status == ANALYSED, ANALYSED), else_=PENDING)
-    return statement.on_conflict_do_update(index_elements=[old.study_instance_uid], set_=changes)
+    statement = statement.on_conflict_do_update(index_elements=[old.study_instance_uid], set_=changes)
+    return statement.returning(old.first_received_at, old.origin)
 
 
 def _instant(value: datetime | None) -> ColumnElement[datetime | None]:

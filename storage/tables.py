@@ -119,9 +119,11 @@ studies = Table(
     _words("ordered_reason"),
     _words("origin"),
     _when("read_at", nullable=True),
+    _count("reopened"),
     UniqueConstraint("study_instance_uid", name="uq_studies_study_instance_uid"),
 )
 Index("ix_studies_last_received_at", studies.c.last_received_at, studies.c.id)
+Index("ix_studies_accession_number", studies.c.accession_number)
 
 instances = Table(
     "instances",
@@ -309,6 +311,8 @@ destination_states = Table(
     _words("last_error"),
     _when("last_failure_at", nullable=True),
     _when("last_success_at", nullable=True),
+    _words("last_test"),
+    _when("last_test_at", nullable=True),
     _when("updated_at"),
 )
 
@@ -440,6 +444,19 @@ ups_subscriptions = Table(
     _when("created_at"),
     UniqueConstraint("ae_title", "sop_instance_uid", name="uq_ups_subscriptions_ae_title_sop_instance_uid"),
 )
+
+# UPS events on their way: in order for each receiver, gone once it has them.
+ups_events = Table(
+    "ups_events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("ae_title", Words, nullable=False),
+    Column("event_type", Integer, nullable=False),
+    Column("sop_instance_uid", Words, nullable=False),
+    Column("information", JSON, nullable=False),
+    _when("created_at"),
+)
+Index("ix_ups_events_ae_title", ups_events.c.ae_title, ups_events.c.id)
 
 # Back-catalogue runs, and the studies that each fetches.
 backfills = Table(

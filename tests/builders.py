@@ -1,10 +1,12 @@
 """Datasets made by hand, for every test that needs one."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
-from pydicom import dcmwrite
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -16,6 +18,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
+
+from cxr_node.findings import Exclusion, ImageAnalysis, ImageReference, Score, StudyOutcome
+from cxr_node.imaging import radiograph_from_dataset
+from cxr_node.reporting import BUILDERS, Device, Material
 
 _SOP_CLASSES = {
     "CR": ComputedRadiographyImageStorage,
@@ -110,3 +116,72 @@ def to_part_10(dataset: Dataset) -> bytes:
 
 def _gradient() -> np.ndarray:
     return np.add.outer(np.arange(256), np.arange(256)).astype(np.uint16) * 8
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+DEVICE = Device("cxr-node", "cxr-node project", "cxr-node", "0001", "0.1.0", "2.25.1")
+
+
+def make_score(probability: float = 0.9, *, finding: str = "pneumonia", model: str = "pneumonia-adult") -> Score:
+    """A score held against an operating point of 0.5."""
+    return Score(finding, model, "1.0.0", "ab" * 32, probability, 0.5, "locked", probability >= 0.5)
+
+
+def make_heat_map(rows: int, columns: int) -> np.ndarray:
+    """Warm low on the left of the picture, and nowhere else."""
+    down, right = np.mgrid[0:rows, 0:columns].astype(np.float32)
+    distance = ((down / rows - 0.65) / 0.14) ** 2 + ((right / columns - 0.3) / 0.1) ** 2
+    return np.exp(-distance / 2).astype(np.float32)
+
+
+def make_material(
+    *datasets: Dataset,
+    probability: float = 0.9,
+    exclusions: dict[int, Exclusion] | None = None,
+    profile: Literal["triage", "research"] = "triage",
+    **changes: Any,
+) -> Material:
+    """What result objects of the datasets' study are made of; every image scores the same.
+
+    Parameters
+    ----------
+    datasets : of one study, with pixels; one default radiograph where none is given
+    exclusions : by position, instead of a score
+    profile : in `research` every flagged image has its heat map and its radiograph
+    changes : other fields of Material
+    """
+    datasets = datasets or (make_radiograph_dataset(),)
+    images, headers, heat_maps, radiographs = [], {}, {}, {}
+    for number, dataset in enumerate(datasets):
+        uid = str(dataset.SOPInstanceUID)
+        reference = ImageReference(uid, str(dataset.SOPClassUID), str(dataset.SeriesInstanceUID))
+        exclusion = (exclusions or {}).get(number)
+        scores = () if exclusion else (make_score(probability),)
+        images.append(ImageAnalysis(reference, scores, exclusion))
+        headers[uid] = dcmread(BytesIO(to_part_10(dataset)), stop_before_pixels=True)
+        if profile == "research" and any(score.flagged for score in scores):
+            heat_maps[uid] = make_heat_map(dataset.Rows, dataset.Columns)
+            radiographs[uid] = radiograph_from_dataset(dataset).grayscale
+    values: dict[str, Any] = {
+        "outcome": StudyOutcome(str(datasets[0].StudyInstanceUID), tuple(images)),
+        "headers": headers,
+        "device": DEVICE,
+        "revision": 1,
+        "content_time": NOON,
+        "time_zone": UTC,
+        "profile": profile,
+        "heat_maps": heat_maps,
+        "radiographs": radiographs,
+        **changes,
+    }
+    return Material(**values)
+
+
+def make_objects(material: Material) -> dict[str, Dataset]:
+    """Every result object of the material, by kind, in the order they are built."""
+    made: dict[str, Dataset] = {}
+    for kind, build in BUILDERS.items():
+        found = build(replace(material, made=dict(made)))
+        if found is not None:
+            made[kind] = found
+    return made

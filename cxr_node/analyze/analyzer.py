@@ -74,6 +74,10 @@ class Analyzer:
         }
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 
+    def engine(self, package: ModelPackage) -> Engine:
+        """Return what scores for the package."""
+        return self._engines[package.digest]
+
     def warm(self) -> None:
         """Run every engine once, so that the first study does not wait for it."""
         for engine in self._engines.values():

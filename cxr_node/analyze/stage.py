@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from cxr_node import __version__, metrics
 from cxr_node.analyze.analyzer import Analyzed, Analyzer, Prepared
-from cxr_node.analyze.study import OpenStudy, conclude, load_study, mark_failed, reference, settlement
+from cxr_node.analyze.heat_maps import heat_maps
+from cxr_node.analyze.settle import GivenUp, settlement
+from cxr_node.analyze.study import OpenStudy, conclude, load_study, reference
 from cxr_node.clock import utc_now
 from cxr_node.inference import ModelPackage, find_package, package_folders
 from cxr_node.log import get_logger
@@ -64,13 +66,19 @@ class AnalyzeStage:
             yield study.job, self._settle(study, [next(analyzed) for _ in group])
 
     def _settle(self, study: OpenStudy, analyzed: list[Analyzed]) -> Outcome:
+        profile = self._settings.node.profile
+        paths = [self._files.path(image.location) for image in study.images]
+        found = heat_maps(self._analyzer, analyzed, paths, profile=profile, kinds=self._kinds)
         conclusion = conclude(
             study,
             analyzed,
             device=self._device,
             content_time=utc_now(),
             kinds=self._kinds,
-            profile=self._settings.node.profile,
+            profile=profile,
+            heat_maps=found.maps,
+            radiographs=found.radiographs,
+            manifest_wait_s=self._settings.receive.manifest_wait_s,
         )
         for item in analyzed:
             exclusion = item.analysis.exclusion
@@ -86,6 +94,11 @@ class AnalyzeStage:
                 images=len(analyzed),
                 exclusions=sorted({item.analysis.exclusion.reason for item in analyzed if item.analysis.exclusion}),
             )
+            if conclusion.is_mixed:
+                metrics.TWO_PATIENTS.inc()
+                log.error(
+                    "two_patients_in_study", study_instance_uid=study.study.study_instance_uid, images=len(analyzed)
+                )
         return settlement(
             study,
             conclusion,
@@ -93,6 +106,7 @@ class AnalyzeStage:
             destinations=self._settings.destination,
             now=utc_now,
             station_name=self._settings.node.station_name,
+            manifest_wait_s=self._settings.receive.manifest_wait_s,
         )
 
 
@@ -124,7 +138,7 @@ def run_analyze(settings: Settings, stop: threading.Event) -> None:
         handle=AnalyzeStage(settings, database, files, analyzer, device).handle,
         owner=f"analyze:{os.getpid()}:main",
         batch=settings.analyze.batch_size,
-        on_failed=mark_failed,
+        on_failed=GivenUp(files, settings.destination, settings.node.station_name),
         ring_after=("worklist", "deliver"),
     )
     try:

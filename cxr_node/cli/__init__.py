@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from cxr_node import __version__
@@ -12,7 +13,7 @@ from cxr_node.errors import CxrNodeError, SettingsError
 from cxr_node.settings import Settings, load_settings
 from storage.errors import StorageError
 
-STAGES = ("receive", "analyze", "deliver", "worklist", "upkeep")
+STAGES = ("receive", "analyze", "deliver", "worklist", "orders", "upkeep")
 ROLES = ("reader", "admin", "auditor", "service")
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -65,12 +66,53 @@ def build_parser() -> argparse.ArgumentParser:
     check = config_commands.add_parser("check", help="read node.toml and say what is wrong with it")
     check.set_defaults(handler="config:check")
 
+    destination = commands.add_parser("destination", help="where results go: look, test, pause, send again")
+    destination_commands = destination.add_subparsers(dest="destination_command", required=True, metavar="COMMAND")
+    destination_commands.add_parser("list", help="each destination with its state").set_defaults(
+        handler="destination:show"
+    )
+    for word, told, function in (
+        ("test", "say what would keep results from getting there", "test"),
+        ("pause", "send nothing there until it is resumed", "pause"),
+        ("resume", "go on sending, at once", "resume"),
+        ("resend", "send again what failed, or one delivery", "resend"),
+    ):
+        command = destination_commands.add_parser(word, help=told)
+        command.add_argument("name", metavar="NAME", help="name of the destination in node.toml")
+        command.set_defaults(handler=f"destination:{function}")
+        if word == "resend":
+            which = command.add_mutually_exclusive_group(required=True)
+            which.add_argument("--failed", action="store_true", help="everything that was given up there")
+            which.add_argument("--delivery", type=int, metavar="ID", help="one delivery, also one that arrived")
+
     token = commands.add_parser("token", help="tokens for the API and the page")
     token_commands = token.add_subparsers(dest="token_command", required=True, metavar="COMMAND")
     create = token_commands.add_parser("create", help="make a token and print it once")
     create.add_argument("name", metavar="NAME", help="who or what will use it")
     create.add_argument("--role", required=True, choices=ROLES)
     create.set_defaults(handler="token:create")
+
+    feedback = commands.add_parser("feedback", help="what readers said of results")
+    feedback_commands = feedback.add_subparsers(dest="feedback_command", required=True, metavar="COMMAND")
+    export = feedback_commands.add_parser("export", help="write it as CSV")
+    export.add_argument(
+        "--since", type=datetime.fromisoformat, metavar="TIME", help="ISO 8601, e.g. 2026-03-01; UTC without an offset"
+    )
+    export.add_argument("--output", type=Path, metavar="FILE", help="instead of standard output")
+    export.set_defaults(handler="feedback:export")
+
+    backfill = commands.add_parser("backfill", help="fetch studies of the past from a [[source]] and analyse them")
+    backfill.add_argument("--from", metavar="NAME", help="[[source]] of node.toml")
+    backfill.add_argument("--dates", metavar="FROM-TO", help="study dates, YYYYMMDD or YYYYMMDD-YYYYMMDD")
+    backfill.add_argument("--modality", action="append", metavar="CODE", help="with this modality; may be repeated")
+    backfill.add_argument("--patient-id", default="", metavar="ID", help="of this patient")
+    backfill.add_argument("--limit", type=int, metavar="N", help="no more studies than this")
+    backfill.add_argument("--rate", type=float, default=30.0, metavar="N", help="most studies a minute; 0: no limit")
+    backfill.add_argument("--dry-run", action="store_true", help="show what would be fetched")
+    backfill.add_argument("--resume", type=int, metavar="ID", help="go on with a run, what failed included")
+    backfill.add_argument("--list", action="store_true", help="show the runs")
+    backfill.add_argument("--json", action="store_true", help="one JSON object a line")
+    backfill.set_defaults(handler="backfill:backfill")
     return parser
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from cxr_node.cli.destination import address_of
+from cxr_node.deliver.hl7_template import load_template
 from cxr_node.inference import find_package, package_folders
 from cxr_node.settings import Settings
 
@@ -13,6 +15,8 @@ def check(settings: Settings, arguments: argparse.Namespace) -> int:
     ------
     PackageError
         A model named in the file is missing or altered.
+    SettingsError
+        An HL7 template cannot be used.
     """
     print(f"{arguments.config or 'built-in defaults'}: valid")
     print(f"profile       {settings.node.profile}")
@@ -28,8 +32,11 @@ def check(settings: Settings, arguments: argparse.Namespace) -> int:
         shadow = " (shadow: never reported)" if name in settings.analyze.shadow else ""
         print(f"model         {name} {package.manifest.version}, {package.digest[:12]}{shadow}")
     for destination in settings.destination:
-        where = destination.path or f"{destination.ae_title}@{destination.host}:{destination.port}"
-        print(f"destination   {destination.name}: {destination.kind} {where}")
+        print(f"destination   {destination.name}: {destination.kind} {address_of(destination)}")
+        if destination.kind == "hl7-oru":
+            template = load_template(settings.path(destination.template) if destination.template else None)
+            dry = ", dry run: nothing is sent" if destination.dry_run else ""
+            print(f"  template    {template.source}: {template.message_type}, {template.when}{dry}")
     if not settings.destination:
         print("destination   none: results stay on the worklist; add a [[destination]] to send the SR to a PACS")
     worklist = settings.worklist

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from cxr_node.cli.destination import trouble_with
 from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.cli.send import Peer, send_files
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
 from cxr_node.inference import Engine, find_package, package_folders
 from cxr_node.inference.package import GOLDEN_TOLERANCE
-from cxr_node.settings import Settings
+from cxr_node.settings import Destination, Settings
 from cxr_node.upkeep.self_test import difference as golden_difference
-from storage import Database, studies
+from storage import Database, commitments, studies
 from storage.errors import StorageError
 
 ROUND_TRIP_WITHIN_S = 60.0
@@ -129,11 +131,32 @@ def _web(settings: Settings) -> str:
 
 def _destinations(settings: Settings) -> Iterator[tuple[str, Check]]:
     for destination in settings.destination:
-        if destination.kind == "c-store":
-            yield (
-                f"destination {destination.name}",
-                lambda _, item=destination: _echo(item.ae_title, item.host, item.port),  # type: ignore[misc]
-            )
+        yield f"destination {destination.name}", partial(_destination, destination=destination)
+
+
+def _destination(settings: Settings, destination: Destination) -> str:
+    found = trouble_with(settings, destination)
+    if found:
+        raise Unwell(found)
+    return f"{destination.kind}, takes {', '.join(destination.sends)}"
+
+
+def _commitment(settings: Settings) -> str:
+    known = {peer.ae_title.strip() for peer in settings.peer}
+    database = Database(settings.database_url)
+    try:
+        if not database.is_current():
+            return "nobody has asked yet"
+        with database.read() as connection:
+            waiting = set(commitments.unreported_callers(connection))
+    finally:
+        database.dispose()
+    if waiting - known:
+        raise Unwell(
+            f"{', '.join(sorted(waiting - known))} asked for storage commitment and cannot be reported to: "
+            "add a [[peer]] section with its host and port for each"
+        )
+    return "everybody who asked can be reported to"
 
 
 def _round_trip(settings: Settings) -> str:
@@ -169,6 +192,7 @@ def doctor(settings: Settings, arguments: argparse.Namespace) -> int:
         ("golden inputs", _golden),
         ("receiver", _receiver),
         ("worklist", _web),
+        ("storage commitment", _commitment),
         *_destinations(settings),
     ]
     if arguments.round_trip:

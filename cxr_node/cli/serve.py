@@ -71,7 +71,8 @@ def stages_of(settings: Settings) -> list[Stage]:
             Stage("analyze", {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {})
             for index in range(workers)
         ]
-    return [Stage("receive"), Stage("worklist"), *analyze, Stage("deliver"), Stage("upkeep")]
+    orders = [Stage("orders")] if settings.orders.enabled else []
+    return [Stage("receive"), Stage("worklist"), *analyze, Stage("deliver"), *orders, Stage("upkeep")]
 
 
 class Supervisor:
@@ -154,7 +155,7 @@ class Supervisor:
         if released:
             log.info("leases_released", owners=list(owners), jobs=released)
             bell = Doorbell(self._run_dir)
-            for topic in ("analyze", "deliver"):
+            for topic in ("analyze", "deliver", "orders"):
                 bell.ring(topic)
 
     def _end(self) -> None:

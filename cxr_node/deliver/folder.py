@@ -6,13 +6,14 @@ import os
 import threading
 from pathlib import Path
 
-from cxr_node.deliver.objects import Sent, Shelf, StoredObject
-from cxr_node.errors import StorageUnavailable, Unreachable
-from cxr_node.settings import Destination, Settings
+from cxr_node.deliver.objects import Sent, Shelf, StoredObject, bytes_of
+from cxr_node.errors import Unreachable
+from cxr_node.settings import PRIORITY, Destination, Settings
 
 
 class Folder:
-    """Writes ``<SOP Instance UID>.dcm`` into the folder; the UID is the node's own, so it is safe as a name."""
+    """Writes ``<SOP Instance UID>.dcm`` into the folder, a notice of a priority as ``<its UID>.json``; the UIDs are the
+    node's own, so they are safe as names."""
 
     def __init__(self, destination: Destination, *, settings: Settings, shelf: Shelf) -> None:
         self._name = destination.name
@@ -28,16 +29,31 @@ class Folder:
         Unreachable
             The folder cannot be written: absent, full, read-only.
         """
-        try:
-            data = stored.path.read_bytes()
-        except OSError as error:
-            raise StorageUnavailable(f"result object {stored.sop_instance_uid}: {_word(error)}") from error
+        data = bytes_of(stored)
+        ending = "json" if stored.kind == PRIORITY else "dcm"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._write(self._folder / f"{stored.sop_instance_uid}.dcm", data)
+            self._write(self._folder / f"{stored.sop_instance_uid}.{ending}", data)
         except OSError as error:
-            raise Unreachable(f"{self._name}: folder {self._folder} cannot be written: {_word(error)}") from error
+            raise Unreachable(self._trouble(error)) from error
         return Sent(stored.sop_class_uid, stored.sop_instance_uid)
+
+    def test(self) -> str:
+        """Return a sentence where no file can be written: a small one is, under a name that no reader takes, and
+        removed."""
+        probe = self._folder / f".cxr-node-test.{os.getpid()}.{threading.get_ident()}.part"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"test")
+            probe.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+            return self._trouble(error)
+        return ""
+
+    def _trouble(self, error: OSError) -> str:
+        return f"{self._name}: folder {self._folder} cannot be written: {_word(error)}"
 
     def _write(self, target: Path, data: bytes) -> None:
         # A name that no reader of *.dcm takes, and no other writer.

@@ -10,8 +10,8 @@ from pydicom import dcmread
 from sqlalchemy.engine import Connection
 
 from cxr_node.clock import utc_now
-from cxr_node.errors import DeliveryError, Disposition
-from cxr_node.reporting import as_class, encode
+from cxr_node.errors import DeliveryError, Disposition, StorageUnavailable
+from cxr_node.reporting import Notice, as_class, encode, read_notice
 from cxr_node.reporting.fallback import SR_CLASSES
 from storage import Database, InstanceFiles, deliveries, results
 from storage.deliveries import Delivery
@@ -45,11 +45,46 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a destination took. `reason` is empty, or the sentence of its warning."""
+    """What a destination took. `reason` is empty, or the sentence of its warning; `skipped` where nothing was to be
+    sent there, and then `reason` says why."""
 
     sop_class_uid: str
     sop_instance_uid: str
     reason: str = ""
+    skipped: bool = False
+
+
+def notice_of(stored: StoredObject) -> Notice:
+    """Return the notice of a priority that is on its way.
+
+    Raises
+    ------
+    StorageUnavailable
+        The node's own file cannot be read.
+    NothingToSend
+        The stored bytes are no notice.
+    """
+    try:
+        return read_notice(bytes_of(stored))
+    except (ValueError, TypeError) as error:
+        raise NothingToSend(
+            f"object {stored.sop_instance_uid}: the stored bytes are no notice of a priority"
+        ) from error
+
+
+def bytes_of(stored: StoredObject) -> bytes:
+    """Return the stored bytes.
+
+    Raises
+    ------
+    StorageUnavailable
+    """
+    try:
+        return stored.path.read_bytes()
+    except OSError as error:
+        raise StorageUnavailable(
+            f"result object {stored.sop_instance_uid} cannot be read: {type(error).__name__}"
+        ) from error
 
 
 class Shelf:
@@ -59,6 +94,11 @@ class Shelf:
         self._database = database
         self._files = files
         self._now = now
+
+    @property
+    def database(self) -> Database:
+        """Where a destination keeps what it said word for word."""
+        return self._database
 
     def load(self, connection: Connection, delivery: Delivery) -> StoredObject:
         """Return what the delivery was last tried with, else the object as it was made.
@@ -103,14 +143,13 @@ class Shelf:
                 location=location,
                 now=now,
             )
-            deliveries.set_state(
+            deliveries.choose(
                 connection,
                 stored.delivery_id,
-                deliveries.SCHEDULED,
-                now=now,
-                reason="the destination takes another SR class than the report's own",
                 sop_instance_uid=sop_instance_uid,
                 sop_class_uid=sop_class_uid,
+                reason="the destination takes another SR class than the report's own",
+                now=now,
             )
         return self._stored(stored.delivery_id, chosen)
 

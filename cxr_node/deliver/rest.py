@@ -5,33 +5,31 @@ Without it every waiting job would spend its attempts, and a connection time-out
 
 from dataclasses import dataclass
 
-from cxr_node.deliver.c_store import RejectedPermanent
-from cxr_node.errors import AssociationRefused, Disposition, Refused, Unreachable
+from cxr_node.deliver.http import Busy
+from cxr_node.deliver.policy import LONGEST_S, SLOW_S, SLOWEST_S, policy_of
+from cxr_node.errors import DeliveryError
 
-FIRST_S, LONGEST_S = 0.5, 60.0
-# Somebody has to change a setting first: no hurry, and no flood in the other side's log.
-FIRST_PERMANENT_S, LONGEST_PERMANENT_S = 30.0, 300.0
+__all__ = ["FIRST_PERMANENT_S", "LONGEST_PERMANENT_S", "LONGEST_S", "Rest"]
 
-
-def is_of_destination(error: Exception) -> bool:
-    """Whether the next object would meet the same: the destination failed, not this object."""
-    if isinstance(error, Refused):
-        return error.disposition is Disposition.RETRY
-    return isinstance(error, Unreachable | AssociationRefused)
+FIRST_PERMANENT_S, LONGEST_PERMANENT_S = SLOW_S, SLOWEST_S
 
 
 @dataclass(frozen=True)
 class Rest:
-    """State of one destination; `until` is in seconds of the monotonic clock."""
+    """State of one destination; `until` is in seconds of whatever clock `after` is given."""
 
     failures: int = 0
     until: float = 0.0
 
     def after(self, error: Exception | None, now: float) -> "Rest":
-        """Return the state after an attempt: a success, and a failure of the object alone, end the rest."""
-        if error is None or not is_of_destination(error):
+        """Return the state after an attempt: a success, and a failure of the object alone, end the rest.
+
+        A server that says how long it wants to be left alone is believed, up to the hour that `Busy` allows.
+        """
+        policy = policy_of(error) if isinstance(error, DeliveryError) else None
+        if policy is None or not policy.is_of_destination:
             return Rest()
-        first, longest = FIRST_S, LONGEST_S
-        if isinstance(error, RejectedPermanent):
-            first, longest = FIRST_PERMANENT_S, LONGEST_PERMANENT_S
-        return Rest(self.failures + 1, now + min(longest, first * 2.0 ** min(self.failures, 16)))
+        wait_s = min(policy.longest_s, policy.first_s * 2.0 ** min(self.failures, 16))
+        if isinstance(error, Busy) and error.retry_after_s is not None:
+            wait_s = max(wait_s, error.retry_after_s)
+        return Rest(self.failures + 1, now + wait_s)

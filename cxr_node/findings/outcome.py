@@ -73,10 +73,14 @@ class StudyStatus(StrEnum):
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """All images of a study, and what they say together: per finding and model the maximum over images."""
+    """All images of a study, and what they say together: per finding and model the maximum over images.
+
+    `notes` are what a reader must know besides, a sentence each without its full stop, free of patient identity.
+    """
 
     study_instance_uid: str
     images: tuple[ImageAnalysis, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def status(self) -> StudyStatus:

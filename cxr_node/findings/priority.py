@@ -58,3 +58,8 @@ def ups_priority(priority: OrderedPriority) -> UpsPriority:
 def rank(priority: OrderedPriority) -> int:
     """Return 0 (LOW) to 4 (STAT), for sorting."""
     return _RANK[priority]
+
+
+def rank_of(value: str) -> int:
+    """Return the rank of an ordered priority as a sender wrote it; see `parse_ordered`."""
+    return rank(parse_ordered(value))

@@ -2,15 +2,19 @@
 
 from cxr_node.imaging.grayscale import to_grayscale
 from cxr_node.imaging.header import read_header
+from cxr_node.imaging.patient import are_of_one_patient
 from cxr_node.imaging.plausibility import implausible
 from cxr_node.imaging.preprocess import PreprocessSpec, preprocess
 from cxr_node.imaging.radiograph import Radiograph, radiograph_from_picture, radiograph_from_picture_file
 from cxr_node.imaging.reader import radiograph_from_dataset, radiograph_from_dicom_file
+from cxr_node.imaging.sop_classes import is_image
 
 __all__ = [
     "PreprocessSpec",
     "Radiograph",
+    "are_of_one_patient",
     "implausible",
+    "is_image",
     "preprocess",
     "radiograph_from_dataset",
     "radiograph_from_dicom_file",

@@ -12,6 +12,7 @@ from cxr_node.inference.package import (
     package_folders,
     probability,
 )
+from cxr_node.inference.saliency import occlusion_sensitivity
 
 __all__ = [
     "BUILTIN",
@@ -22,6 +23,7 @@ __all__ = [
     "OperatingPoint",
     "find_package",
     "load_package",
+    "occlusion_sensitivity",
     "package_folders",
     "probability",
 ]

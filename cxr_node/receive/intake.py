@@ -33,12 +33,15 @@ from cxr_node.receive.statuses import (
     SUCCESS,
     Answer,
 )
-from storage import Database, Doorbell, InstanceFiles, audit, instances, jobs, studies
+from storage import Database, Doorbell, InstanceFiles, audit, backfills, instances, jobs, manifests, studies
 from storage.errors import DuplicateInstance, StorageError
 from storage.instances import Instance
 from storage.studies import PatientContext
 
 log = get_logger("receive")
+
+IN_THE_IMAGES = "request in the images"  # where an ordered priority comes from
+BACKFILL_RANK = -1  # of the jobs of a back-catalogue run: below every order's
 
 # PS3.5 9.1: digits and dots, 64 at most. Leading zeros in a component are against the rule and common: they are kept.
 UID_FORM = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -88,12 +91,14 @@ class Intake:
         *,
         quiet_period_s: float,
         min_free_bytes: float,
+        asks_for_orders: bool = False,
     ) -> None:
         self._database = database
         self._files = files
         self._doorbell = doorbell
         self._quiet_period_s = quiet_period_s
         self._min_free_bytes = min_free_bytes
+        self._asks_for_orders = asks_for_orders
 
     def has_room(self) -> bool:
         """Whether the disk may take another instance."""
@@ -180,14 +185,26 @@ class Intake:
                     association_id=sender.association_id,
                     received_at=at,
                 )
-                studies.touch(
+                touched = studies.touch(
                     connection,
                     study,
                     context,
                     ordered_rank=ordered,
                     calling_ae_title=sender.calling_ae_title,
                     now=at,
+                    ordered_reason=IN_THE_IMAGES if _names_priority(header) else "",
                 )
+                is_backfill = touched.origin == studies.BACKFILL
+                if touched.is_new and backfills.is_backfill(connection, study):
+                    is_backfill = True
+                    studies.set_origin(connection, study, studies.BACKFILL)
+                elif is_backfill and backfills.is_over(connection, study):
+                    is_backfill = False
+                    studies.set_origin(connection, study, "")
+                if touched.is_new and self._asks_for_orders:
+                    jobs.schedule(connection, "order", study, run_at=at, now=at, priority=ordered)
+                # Everything announced is here: nothing to be quiet for.
+                is_complete = manifests.awaited(connection, study).is_complete
                 if variant:
                     studies.add_conflict(connection, study)
                     audit.record(
@@ -202,9 +219,9 @@ class Intake:
                     connection,
                     "analyze",
                     study,
-                    run_at=at + timedelta(seconds=self._quiet_period_s),
+                    run_at=at if is_complete else at + timedelta(seconds=self._quiet_period_s),
                     now=at,
-                    priority=ordered,
+                    priority=BACKFILL_RANK if is_backfill else ordered,
                 )
                 is_committing = True
         except DuplicateInstance:
@@ -219,6 +236,10 @@ class Intake:
             log.warning("conflicting_instance", sop_instance_uid=sop_instance_uid, study_instance_uid=study)
         metrics.INSTANCE_BYTES.inc(size)
         self._doorbell.ring("worklist")
+        if touched.is_new and self._asks_for_orders:
+            self._doorbell.ring("orders")
+        if is_complete:
+            self._doorbell.ring("analyze")
         return Accepted(Answer(SUCCESS), study)
 
     def _is_not_recorded(self, sop_instance_uid: str, location: str) -> bool:
@@ -297,14 +318,21 @@ def _text(dataset: Dataset, keyword: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:_LONGEST_TEXT]
 
 
+def _names_priority(header: Dataset) -> bool:
+    """Whether the images say which priority was ordered; where they do not, the default of every order counts."""
+    return any(text.strip() for text in _priorities(header))
+
+
+def _priorities(header: Dataset) -> list[str]:
+    requests = header.get("RequestAttributesSequence")
+    items = requests if isinstance(requests, pydicom.Sequence) else ()
+    return [_text(item, "RequestedProcedurePriority") for item in (header, *items)]
+
+
 def patient_context(header: Dataset) -> PatientContext:
     """Return what the worklist shows of a study, decoded with the dataset's character set, broken bytes replaced."""
-    ordered = _text(header, "RequestedProcedurePriority")
-    requests = header.get("RequestAttributesSequence")
-    for item in requests if isinstance(requests, pydicom.Sequence) else ():
-        found = _text(item, "RequestedProcedurePriority")
-        if found and rank(parse_ordered(found)) >= rank(parse_ordered(ordered)):
-            ordered = found
+    named = [text for text in _priorities(header) if text]
+    ordered = max(named, key=lambda text: rank(parse_ordered(text)), default="")
     return PatientContext(
         patient_name=_text(header, "PatientName"),
         patient_id=_text(header, "PatientID"),

@@ -21,8 +21,10 @@ from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
 from cxr_node.log import get_logger
 from cxr_node.receive.callers import CallerList, Refusal
+from cxr_node.receive.commitment import Commitment
 from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from cxr_node.receive.intake import Intake, Requested, Sender
+from cxr_node.receive.manifests import MANIFEST_CLASSES, ManifestScp
 from cxr_node.receive.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, UNEXPECTED, Answer
 from cxr_node.receive.transport import (
     cut,
@@ -33,7 +35,7 @@ from cxr_node.receive.transport import (
     write_failed,
 )
 from cxr_node.settings import Settings
-from storage import Database, audit
+from storage import Database, Doorbell, audit
 from storage.errors import StorageError
 
 log = get_logger("receive")
@@ -101,6 +103,11 @@ class StorageScp:
         ae.add_supported_context(VERIFICATION)
         for sop_class in STORAGE_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        for sop_class in MANIFEST_CLASSES:
+            ae.add_supported_context(sop_class)
+        commitment = Commitment(database, Doorbell(settings.data_dir / "run"))
+        commitment.support(ae)
+        manifest_scp = ManifestScp(settings, database, Doorbell(settings.data_dir / "run"))
         self._server = make_server(
             ae,
             (receive.host, receive.port if port is None else port),
@@ -110,6 +117,9 @@ class StorageScp:
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._accepted),
                 (evt.EVT_C_STORE, self._store),
+                (evt.EVT_N_CREATE, manifest_scp.created),
+                (evt.EVT_N_SET, manifest_scp.updated),
+                *commitment.handlers,
                 (evt.EVT_CONN_CLOSE, self._closed),
             ],
             reuse_port=reuse_port,

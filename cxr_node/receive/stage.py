@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -17,6 +18,9 @@ from cxr_node.errors import SettingsError
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.receive.intake import Intake
 from cxr_node.receive.scp import ENDS_WITHIN_S, StorageScp
+from cxr_node.receive.stow import Stow, create_app
+from cxr_node.receive.watch import WatchedFolder
+from cxr_node.receive.web_server import WebServer
 from cxr_node.settings import Settings
 from storage import Database, Doorbell, InstanceFiles
 
@@ -35,10 +39,56 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
     SettingsError
         The address cannot be listened on, or a caller or TLS file is not what it must be.
     """
-    if settings.receive.processes == 1:
-        _accept(settings, stop)
-    else:
-        _Acceptors(settings).run(stop)
+    with _other_ways_in(settings):
+        if settings.receive.processes == 1:
+            _accept(settings, stop)
+        else:
+            _Acceptors(settings).run(stop)
+
+
+@contextlib.contextmanager
+def _other_ways_in(settings: Settings) -> Iterator[None]:
+    """Serve STOW-RS and watch the folder for the block, where node.toml says so: once, however many acceptors."""
+    receive = settings.receive
+    if not (receive.dicomweb.port or receive.watch.path):
+        yield
+        return
+    database = Database(settings.database_url)
+    database.migrate()
+    files = InstanceFiles(settings.instances_dir)
+    intake = _intake(settings, database, files)
+    with contextlib.ExitStack() as stack:
+        stack.callback(database.dispose)
+        if receive.dicomweb.port:
+            app = create_app(Stow(settings, intake, database, files))
+            server = WebServer(app, receive.dicomweb.host, receive.dicomweb.port)
+            stack.callback(server.close)
+            server.start()
+            log.info("stow_ready", host=receive.dicomweb.host, port=server.port)
+        if receive.watch.path:
+            folder = WatchedFolder(
+                settings.path(receive.watch.path),
+                intake,
+                files,
+                called_ae_title=receive.ae_title.strip(),
+                settle_s=receive.watch.settle_s,
+                keep=receive.watch.keep,
+            )
+            stack.callback(folder.close)
+            folder.start()
+            log.info("watch_ready")
+        yield
+
+
+def _intake(settings: Settings, database: Database, files: InstanceFiles) -> Intake:
+    return Intake(
+        database,
+        files,
+        Doorbell(settings.data_dir / "run"),
+        quiet_period_s=settings.receive.quiet_period_s,
+        min_free_bytes=settings.receive.min_free_gb * 1e9,
+        asks_for_orders=settings.orders.enabled,
+    )
 
 
 def _accept(
@@ -48,13 +98,7 @@ def _accept(
     database = Database(settings.database_url)
     database.migrate()
     files = InstanceFiles(settings.instances_dir)
-    intake = Intake(
-        database,
-        files,
-        Doorbell(settings.data_dir / "run"),
-        quiet_period_s=settings.receive.quiet_period_s,
-        min_free_bytes=settings.receive.min_free_gb * 1e9,
-    )
+    intake = _intake(settings, database, files)
     try:
         scp = StorageScp(
             settings, intake, database, files.new_temporary().parent, reuse_port=port is not None, port=port

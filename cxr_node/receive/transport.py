@@ -47,6 +47,7 @@ _LAST_FRAGMENT = b"\x02"
 _BUFFER = 1 << 20  # 1 MiB measured best, a fifth faster than 128 KiB
 _SMALL_BUFFER = 1 << 14  # until a dataset comes: most associations of a day are C-ECHO, or idle
 _LONGEST_CONTROL = 1 << 20  # an A-ASSOCIATE-RQ of 128 presentation contexts takes 150 KB; the length field allows 4 GB
+_LONGEST_IN_MEMORY = 1 << 24  # a commitment request of 100,000 instances takes 13 MB
 _PATIENCE_BYTES = 131072  # as much of a PDU must arrive within the idle time
 _MOST_FRAGMENTS = 512  # in one writev; the kernel takes 1024
 _AWAKE_EVERY_MS = 500  # to look at the timers
@@ -476,7 +477,9 @@ class StreamDul(DULServiceProvider):
                     self._hand_over(context, data)
                     done = self.assoc.dimse.message is None
                 elif self._file is None:
-                    raise ValueError("a dataset without a C-STORE request")
+                    if not self._have_small(link, context, control, length - 2):
+                        return False
+                    done = self.assoc.dimse.message is None
                 elif not self._take(link, length - 2):
                     return False
                 elif control & _LAST:
@@ -491,6 +494,25 @@ class StreamDul(DULServiceProvider):
             return True
         self._write_out()  # before `fill` moves the bytes
         return bool(link.fill(need))
+
+    def _have_small(self, link: Any, context: int, control: int, count: int) -> bool:
+        """Take a fragment of a dataset that is no instance (N-CREATE, N-ACTION …): kept in memory, so bounded.
+
+        Raises
+        ------
+        ValueError
+            No request came before it, or it is longer than any such dataset.
+        """
+        message: Any = self.assoc.dimse.message
+        if message is None or message.context_id is None:
+            raise ValueError("a dataset without a request")
+        if message.data_set.tell() + count > _LONGEST_IN_MEMORY:
+            raise ValueError("a dataset too long for its message")
+        data = bytes((control,)) + bytes(link.recv(count))
+        if len(data) != count + 1:
+            return False
+        self._hand_over(context, data)
+        return True
 
     def _take(self, link: Any, count: int) -> bool:
         """Take `count` bytes of the dataset from the socket; they go to the file when the buffer must be used again."""

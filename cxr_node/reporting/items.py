@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from cxr_node.findings import Code, ImageReference
 
 CONTAINS, HAS_OBS_CONTEXT = "CONTAINS", "HAS OBS CONTEXT"
 HAS_CONCEPT_MOD, HAS_ACQ_CONTEXT, INFERRED_FROM = "HAS CONCEPT MOD", "HAS ACQ CONTEXT", "INFERRED FROM"
+SELECTED_FROM = "SELECTED FROM"
 
 
 def dcm(value: str, meaning: str) -> Code:
@@ -42,7 +44,8 @@ def container(name: Code, children: Sequence[Dataset], *, template: str = "", re
         identification.MappingResource = "DCMR"
         identification.TemplateIdentifier = template
         item.ContentTemplateSequence = [identification]
-    item.ContentSequence = list(children)
+    if children:
+        item.ContentSequence = list(children)
     return item
 
 
@@ -59,6 +62,13 @@ def text(name: Code, value: str, relationship: str = CONTAINS) -> Dataset:
     """Return a TEXT item."""
     item = _item("TEXT", name, relationship)
     item.TextValue = value
+    return item
+
+
+def person_name(name: Code, value: str, relationship: str = CONTAINS) -> Dataset:
+    """Return a PNAME item."""
+    item = _item("PNAME", name, relationship)
+    item.PersonName = value
     return item
 
 
@@ -92,4 +102,27 @@ def image(
     item.ReferencedSOPSequence = [referenced]
     if children:
         item.ContentSequence = list(children)
+    return item
+
+
+def polygon(points: np.ndarray, reference: ImageReference, relationship: str) -> Dataset:
+    """Return an SCOORD item: a POLYLINE selected from an image.
+
+    Parameters
+    ----------
+    points : (points, 2) float32, column and row from the top left corner of the image; closed, last as first
+
+    Source: DICOM PS3.3 C.18.6.
+    """
+    item = _item("SCOORD", None, relationship)
+    item.GraphicType = "POLYLINE"
+    item.GraphicData = [float(value) for value in points.ravel()]
+    item.ContentSequence = [image(reference, SELECTED_FROM)]
+    return item
+
+
+def composite(reference: ImageReference, name: Code, relationship: str = CONTAINS) -> Dataset:
+    """Return a COMPOSITE item: a reference to an object that is no image."""
+    item = image(reference, relationship, name)
+    item.ValueType = "COMPOSITE"
     return item

@@ -34,6 +34,7 @@ class Material:
     content_time : aware; written in `time_zone`, the system's where None
     was_flagged : whether an earlier revision flagged the study
     heat_maps : by SOP Instance UID, (rows, columns) float32 in [0, 1]; profile `research` only
+    radiographs : by SOP Instance UID, of the images with a heat map: (rows, columns) float32 in [0, 1], maybe reduced
     made : by object kind, the objects of this revision that were built before this one
     """
 
@@ -47,4 +48,5 @@ class Material:
     was_flagged: bool = False
     time_zone: tzinfo | None = None
     heat_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    radiographs: Mapping[str, np.ndarray] = field(default_factory=dict)
     made: Mapping[str, Dataset] = field(default_factory=dict)

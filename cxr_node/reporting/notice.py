@@ -5,8 +5,8 @@ same. It speaks of the study as a whole: no probability, no place, never that a 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -129,6 +129,39 @@ def make_notice(
     )
 
 
+def make_failure_notice(
+    outcome: StudyOutcome,
+    context: Mapping[str, str],
+    *,
+    flagged: bool,
+    revision: int,
+    created_at: datetime,
+    ordered: OrderedPriority,
+    ai: OrderedPriority | None,
+    effective: OrderedPriority,
+    station_name: str,
+) -> Notice:
+    """Put the notice of an analysis that was given up together; `outcome` is what an earlier one found, if anything.
+
+    `context` is what the worklist knows of patient and study, by the names of the notice.
+    """
+    known = {item.name for item in fields(Notice)}
+    told = make_notice(
+        outcome,
+        (),
+        revision=revision,
+        created_at=created_at,
+        ordered=ordered,
+        ai=ai,
+        effective=effective,
+        report=None,
+        station_name=station_name,
+    )
+    kept = "priority as ordered" if effective == ordered else "priority kept as raised"
+    values: dict[str, Any] = {name: value for name, value in context.items() if name in known}
+    return replace(told, status="failed", flagged=flagged, reason=f"AI triage failed; {kept}", **values)
+
+
 def _reason(
     outcome: StudyOutcome, ordered: OrderedPriority, effective: OrderedPriority, findings: Sequence[str]
 ) -> str:
@@ -137,7 +170,9 @@ def _reason(
         return f"AI triage: flagged ({', '.join(findings)} suspected); {raised}"
     kept = "priority as ordered" if effective == ordered else "priority kept from an earlier revision"
     if outcome.status == "not_analysed":
-        return f"AI triage: not analysed; {kept}"
+        reasons = {item.exclusion.message for item in outcome.exclusions if item.exclusion}
+        because = f" ({reasons.pop()})" if len(reasons) == 1 else ""
+        return f"AI triage: not analysed{because}; {kept}"
     return f"AI triage: not flagged; {kept}"
 
 

@@ -11,25 +11,29 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from cxr_node.findings import FINDINGS, Code, ImageAnalysis, Score, StudyOutcome
+from cxr_node.findings import FINDINGS, Code, ImageAnalysis, ImageReference, Score, StudyOutcome
 from cxr_node.findings.concepts import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME
 from cxr_node.reporting import items
-from cxr_node.reporting.context import copy_context, requests, text_of
+from cxr_node.reporting.context import requests, text_of
+from cxr_node.reporting.document import begin, evidence, image_evidence, local_of, reference_to
 from cxr_node.reporting.items import HAS_ACQ_CONTEXT, HAS_CONCEPT_MOD, HAS_OBS_CONTEXT, INFERRED_FROM, dcm
-from cxr_node.reporting.material import Device, Material
+from cxr_node.reporting.material import Material
+from cxr_node.reporting.observers import device_observer
+from cxr_node.reporting.regions import outlines
+from cxr_node.reporting.secondary_capture import shows_heat_map
 from cxr_node.reporting.uids import analysis_key, derived_uid
 
-SERIES_NUMBER = 9001
-SERIES_DESCRIPTION = "AI triage result, preliminary, not reviewed"
 NOTICE = (
     "Preliminary automated result, not reviewed by a physician. "
     "Research prototype, not cleared for clinical use. A study that is not flagged may still be abnormal."
 )
 SUSPECTED = Code("415684004", "SCT", "Suspected")
 NOT_ANALYSED = Code("NOT-ANALYSED", PRIVATE_SCHEME, "Image not analysed")
+IMAGE_ANALYSIS = Code("IMAGE-ANALYSIS", PRIVATE_SCHEME, "Analysis of an image")
 PERCENT = Code("%", "UCUM", "Percent")
 # CID 6047: (any image excluded, any finding) → code.
 SUMMARY = {
@@ -49,125 +53,87 @@ def build_sr(material: Material) -> Dataset:
     ValueError
         No image, images of more than one patient, or an image without its header.
     """
-    outcome, headers, device = material.outcome, material.headers, material.device
-    check_material(material)
-    first = headers[outcome.images[0].image.sop_instance_uid]
-    local = material.content_time.astimezone(material.time_zone)
-    report = Dataset()
-    report.SpecificCharacterSet = "ISO_IR 192"
-    copy_context(report, first)
-    report.StudyInstanceUID = outcome.study_instance_uid
-    _add_document(report, outcome, device, material.revision, local)
+    outcome, headers = material.outcome, material.headers
+    report = begin(material, "sr", Comprehensive3DSRStorage)
+    local = local_of(material)
+    add_document(report, local)
+    report.PreliminaryFlag = "PRELIMINARY"
+    report.CodingSchemeIdentificationSequence = [
+        coding_scheme(PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, material.device.manufacturer)
+    ]
     asked = requests(headers, outcome.study_instance_uid)
     if asked:
         report.ReferencedRequestSequence = asked
+    card = _explaining_card(material)
+    made = [] if card is None else [(str(card.SeriesInstanceUID), str(card.SOPClassUID), str(card.SOPInstanceUID))]
     report.CurrentRequestedProcedureEvidenceSequence = evidence(
-        outcome.study_instance_uid,
-        [
-            (item.image.series_instance_uid, item.image.sop_class_uid, item.image.sop_instance_uid)
-            for item in outcome.images
-        ],
+        outcome.study_instance_uid, [*image_evidence(outcome.images), *made]
     )
     predecessor = material.predecessors.get("sr")
     if predecessor is not None:
-        report.PredecessorDocumentsSequence = evidence(
-            str(predecessor.StudyInstanceUID),
-            [(str(predecessor.SeriesInstanceUID), str(predecessor.SOPClassUID), str(predecessor.SOPInstanceUID))],
-        )
+        report.PredecessorDocumentsSequence = reference_to(predecessor)
     root = items.container(
-        dcm("126000", "Imaging Measurement Report"), _content(outcome, headers, device, local), template="1500"
+        dcm("126000", "Imaging Measurement Report"), _content(material, local, card), template="1500"
     )
     del root.RelationshipType
     report.update(root)
     return report
 
 
-def check_material(material: Material) -> None:
-    """Raise ValueError where no document can be made: no image, one without its header, more than one patient."""
-    outcome, headers = material.outcome, material.headers
-    if not outcome.images:
-        raise ValueError("a report needs at least one image as evidence")
-    missing = [item for item in outcome.images if item.image.sop_instance_uid not in headers]
-    if missing:
-        raise ValueError(f"{len(missing)} images of the outcome have no header")
-    patients = {
-        (str(text_of(header, "PatientID")), str(text_of(header, "IssuerOfPatientID"))) for header in headers.values()
-    }
-    if len(patients) > 1:
-        raise ValueError(f"the images are of {len(patients)} patients: a report is about one")
-
-
-def _add_document(report: Dataset, outcome: StudyOutcome, device: Device, revision: int, local: datetime) -> None:
-    report.SOPClassUID = Comprehensive3DSRStorage
-    report.SOPInstanceUID = derived_uid("sr", Comprehensive3DSRStorage, analysis_key(outcome, revision))
-    report.InstanceCreationDate = report.ContentDate = local.strftime("%Y%m%d")
-    report.InstanceCreationTime = report.ContentTime = local.strftime("%H%M%S")
-    report.Modality = "SR"
-    report.SeriesInstanceUID = derived_uid("sr-series", outcome.study_instance_uid, device.observer_uid)
-    report.SeriesNumber = SERIES_NUMBER
-    report.SeriesDescription = SERIES_DESCRIPTION
-    report.InstanceNumber = revision
+def add_document(report: Dataset, local: datetime) -> None:
+    """Write what every Structured Report of the node states of itself. Source: PS3.3 C.17.1, C.17.2."""
+    report.ContentDate, report.ContentTime = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
     report.ReferencedPerformedProcedureStepSequence = []
-    report.Manufacturer = device.manufacturer
-    report.ManufacturerModelName = device.model
-    report.DeviceSerialNumber = device.serial_number
-    report.SoftwareVersions = device.software_version
-    report.StationName = device.name[:16]
     report.CompletionFlag = "COMPLETE"
     report.VerificationFlag = "UNVERIFIED"
-    report.PreliminaryFlag = "PRELIMINARY"
     report.PerformedProcedureCodeSequence = []
+
+
+def coding_scheme(designator: str, name: str, organization: str) -> Dataset:
+    """Return the item that tells whose codes these are. Source: PS3.3 C.12.1.1.1."""
     scheme = Dataset()
-    scheme.CodingSchemeDesignator = PRIVATE_SCHEME
-    scheme.CodingSchemeName = PRIVATE_SCHEME_NAME
-    scheme.CodingSchemeResponsibleOrganization = device.manufacturer
-    report.CodingSchemeIdentificationSequence = [scheme]
+    scheme.CodingSchemeDesignator = designator
+    scheme.CodingSchemeName = name
+    scheme.CodingSchemeResponsibleOrganization = organization
+    return scheme
 
 
-def evidence(study_instance_uid: str, instances: Sequence[tuple[str, str, str]]) -> list[Dataset]:
-    """Return the item of one study; `instances` are (series instance, SOP class, SOP instance) UIDs."""
-    by_series: dict[str, list[Dataset]] = {}
-    for series_instance_uid, sop_class_uid, sop_instance_uid in instances:
-        item = Dataset()
-        item.ReferencedSOPClassUID = sop_class_uid
-        item.ReferencedSOPInstanceUID = sop_instance_uid
-        by_series.setdefault(series_instance_uid, []).append(item)
-    study = Dataset()
-    study.StudyInstanceUID = study_instance_uid
-    study.ReferencedSeriesSequence = []
-    for series_instance_uid, references in by_series.items():
-        series = Dataset()
-        series.SeriesInstanceUID = series_instance_uid
-        series.ReferencedSOPSequence = references
-        study.ReferencedSeriesSequence.append(series)
-    return [study]
+def _explaining_card(material: Material) -> Dataset | None:
+    card = material.made.get("sc")
+    return card if card is not None and shows_heat_map(card) else None
 
 
-def _content(outcome: StudyOutcome, headers: Mapping[str, Dataset], device: Device, local: datetime) -> list[Dataset]:
+def _content(material: Material, local: datetime, card: Dataset | None) -> list[Dataset]:
+    outcome = material.outcome
     content = [
         items.code(
             dcm("121049", "Language of Content Item and Descendants"),
             Code("en", "RFC5646", "English"),
             HAS_CONCEPT_MOD,
         ),
-        items.code(dcm("121005", "Observer Type"), dcm("121007", "Device"), HAS_OBS_CONTEXT),
-        items.uid_reference(dcm("121012", "Device Observer UID"), device.observer_uid, HAS_OBS_CONTEXT),
-        items.text(dcm("121013", "Device Observer Name"), device.name, HAS_OBS_CONTEXT),
-        items.text(dcm("121014", "Device Observer Manufacturer"), device.manufacturer, HAS_OBS_CONTEXT),
-        items.text(dcm("121015", "Device Observer Model Name"), device.model, HAS_OBS_CONTEXT),
-        items.text(dcm("121016", "Device Observer Serial Number"), device.serial_number, HAS_OBS_CONTEXT),
+        *device_observer(material.device),
         items.code(dcm("121058", "Procedure reported"), Code("363679005", "SCT", "Imaging procedure"), HAS_CONCEPT_MOD),
-        _image_library(outcome, headers),
+        _image_library(outcome, material.headers),
     ]
-    groups = [
-        _measurement_group(item, score, f"Image {number}")
-        for number, item in enumerate(outcome.images, start=1)
-        for score in item.scores
-    ]
-    if groups:
-        content.append(items.container(dcm("126010", "Imaging Measurements"), groups))
-    content.append(_evaluations(outcome, local))
+    measured: list[Dataset] = []
+    told: list[Dataset] = []
+    for number, item in enumerate(outcome.images, start=1):
+        regions = _regions(material, item)
+        for score in item.scores:
+            if regions and score.flagged:
+                measured.append(_measurement_group(item, score, f"Image {number}", regions[0], card))
+            else:
+                told.append(_analysis_of_image(item, score, f"Image {number}"))
+    # Also where it is empty: OHIF up to 3.9 looks into it unasked.
+    content.append(items.container(dcm("126010", "Imaging Measurements"), measured))
+    content.append(_evaluations(outcome, local, told))
     return content
+
+
+def _regions(material: Material, item: ImageAnalysis) -> list[np.ndarray]:
+    """Return where the image's heat map is hot; nothing in profile `triage`, which speaks of no place."""
+    heat_map = material.heat_maps.get(item.image.sop_instance_uid) if material.profile == "research" else None
+    return [] if heat_map is None else outlines(heat_map)
 
 
 def _image_library(outcome: StudyOutcome, headers: Mapping[str, Dataset]) -> Dataset:
@@ -223,7 +189,38 @@ def printed_percent(score: Score) -> str:
     return f"{min(100.0, max(0.0, shown)):.1f}"
 
 
-def _measurement_group(item: ImageAnalysis, score: Score, label: str) -> Dataset:
+def _measurement_group(
+    item: ImageAnalysis, score: Score, label: str, region: np.ndarray, card: Dataset | None
+) -> Dataset:
+    """Return a group of TID 1501: its number is inferred from a region of the image.
+
+    Every number of such a group has coordinates, and one child: OHIF takes the group for something to draw, and fails
+    on one that has none (see `_analysis_of_image`).
+    """
+    children = _identified(item, score, label)
+    inferred = items.polygon(region, item.image, INFERRED_FROM)
+    children.append(items.number(FINDINGS[score.finding].probability, printed_percent(score), PERCENT, [inferred]))
+    if card is not None:
+        seen = ImageReference(str(card.SOPInstanceUID), str(card.SOPClassUID), str(card.SeriesInstanceUID))
+        children.append(items.image(seen, items.CONTAINS, dcm("130401", "Visual explanation")))
+    return items.container(dcm("125007", "Measurement Group"), children, template="1501")
+
+
+def _analysis_of_image(item: ImageAnalysis, score: Score, label: str) -> Dataset:
+    """Return the same content for an image without a region, not as a Measurement Group.
+
+    OHIF 3.8 and 3.9 read coordinates below every number of a group, later ones take the first coordinates of every
+    group, with a number or without: a group without coordinates makes one or the other fail. TID 1500 is extensible,
+    and nobody looks for groups among the Qualitative Evaluations (regulatory/decisions/0007).
+    """
+    children = _identified(item, score, label)
+    inferred = items.image(item.image, INFERRED_FROM)
+    children.append(items.number(FINDINGS[score.finding].probability, printed_percent(score), PERCENT, [inferred]))
+    return items.container(IMAGE_ANALYSIS, children)
+
+
+def _identified(item: ImageAnalysis, score: Score, label: str) -> list[Dataset]:
+    """Return what a score is about and what made it. Source: PS3.16 TID 1501, 4019."""
     finding = FINDINGS[score.finding]
     tracking = derived_uid("group", item.image.sop_instance_uid, score.model_digest, score.finding)
     children = [
@@ -232,7 +229,8 @@ def _measurement_group(item: ImageAnalysis, score: Score, label: str) -> Dataset
     ]
     if score.flagged:
         children.append(items.code(dcm("121071", "Finding"), finding.code))
-    children += [
+    return [
+        *children,
         items.code(Code("363698007", "SCT", "Finding Site"), finding.site, HAS_CONCEPT_MOD),
         items.text(dcm("111001", "Algorithm Name"), score.model, HAS_CONCEPT_MOD),
         items.text(dcm("111003", "Algorithm Version"), score.model_version, HAS_CONCEPT_MOD),
@@ -245,12 +243,10 @@ def _measurement_group(item: ImageAnalysis, score: Score, label: str) -> Dataset
                 *item.notes,
             )
         ),
-        items.number(finding.probability, printed_percent(score), PERCENT, [items.image(item.image, INFERRED_FROM)]),
     ]
-    return items.container(dcm("125007", "Measurement Group"), children, template="1501")
 
 
-def _evaluations(outcome: StudyOutcome, local: datetime) -> Dataset:
+def _evaluations(outcome: StudyOutcome, local: datetime, told: Sequence[Dataset]) -> Dataset:
     excluded = outcome.exclusions
     analysed = any(item.scores for item in outcome.images)
     summary = SUMMARY[bool(excluded), outcome.flagged] if analysed else NONE_SUCCEEDED
@@ -268,7 +264,7 @@ def _evaluations(outcome: StudyOutcome, local: datetime) -> Dataset:
         entry.ContentSequence = [items.image(item.image, INFERRED_FROM)]
         children.append(entry)
     children.append(items.text(dcm("121073", "Impression"), impression(outcome)))
-    return items.container(Code("C0034375", "UMLS", "Qualitative Evaluations"), children)
+    return items.container(Code("C0034375", "UMLS", "Qualitative Evaluations"), [*children, *told])
 
 
 def impression(outcome: StudyOutcome) -> str:
@@ -285,4 +281,6 @@ def impression(outcome: StudyOutcome) -> str:
         sentence = "AI: not flagged. Nothing crossed the operating point; this does not say that disease is absent."
     if 0 < excluded < total:
         sentence += f" {excluded} of {total} images were not analysed."
+    for note in outcome.notes:
+        sentence += f" {note}."
     return f"{sentence} {NOTICE}"

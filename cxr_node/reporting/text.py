@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
 
+_FLAGS = ("CompletionFlag", "VerificationFlag", "PreliminaryFlag")
+
 
 def render_text(sr: Dataset) -> str:
     """Return the header's essentials and the content tree, one item a line."""
@@ -11,7 +13,7 @@ def render_text(sr: Dataset) -> str:
         f"{sr.SOPClassUID.name}",
         f"Patient     {sr.get('PatientName', '')}  ID {sr.get('PatientID', '')}",
         f"Accession   {sr.get('AccessionNumber', '')}",
-        f"Status      {sr.CompletionFlag}, {sr.VerificationFlag}, {sr.get('PreliminaryFlag', '')}",
+        f"Status      {', '.join(str(sr.get(flag)) for flag in _FLAGS if sr.get(flag)) or 'none stated'}",
         f"Content     {sr.ContentDate} {sr.ContentTime}, revision {sr.InstanceNumber}",
         "",
         *_lines(sr, 0),
@@ -42,6 +44,11 @@ def _value(item: Dataset) -> str:
     if kind == "NUM":
         measured = item.MeasuredValueSequence[0]
         return f"{measured.NumericValue} {measured.MeasurementUnitsCodeSequence[0].CodeValue}"
-    if kind == "IMAGE":
-        return f"image {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}"
+    if kind == "PNAME":
+        return str(item.PersonName)
+    if kind in ("IMAGE", "COMPOSITE"):
+        return f"{'image' if kind == 'IMAGE' else 'object'} {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}"
+    if kind == "SCOORD":
+        points = len(item.GraphicData) // 2
+        return f"region of {points} points ({item.GraphicType}, column and row)"
     return ""

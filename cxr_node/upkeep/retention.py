@@ -14,7 +14,7 @@ from storage.results import Result
 from storage.studies import Study
 
 BATCH = 500
-ARRIVED = (deliveries.DELIVERED, deliveries.COMMITTED, deliveries.SUPERSEDED)
+ARRIVED = (deliveries.DELIVERED, deliveries.COMMITTED, deliveries.SUPERSEDED, deliveries.SKIPPED)
 
 
 @dataclass(frozen=True)

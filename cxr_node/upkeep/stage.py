@@ -25,14 +25,14 @@ from cxr_node.settings import Settings
 from cxr_node.upkeep.retention import delete_expired
 from cxr_node.upkeep.self_test import Interrupted, run_apart
 from cxr_node.work import Outcome, Worker
-from storage import Database, Doorbell, InstanceFiles, audit, jobs
+from storage import Database, Doorbell, InstanceFiles, audit, jobs, manifests, messages, orders
 from storage.jobs import Job
 
 log = get_logger("upkeep")
 
 KIND = "upkeep"
 TOPIC = "upkeep"
-WORKED_TOPICS = ("analyze", "deliver", "upkeep")
+WORKED_TOPICS = ("analyze", "deliver", "orders", "upkeep")
 
 TEMPORARY_AFTER_S = 3600.0  # no association lives that long without a fragment
 RETENTION_EVERY_S = 3600.0
@@ -40,6 +40,7 @@ RETENTION_EVERY_S = 3600.0
 FIRST_SELF_TEST_S = 30.0
 FIRST_RETENTION_S = 60.0
 ATTEMPTS = 3
+FORGET_BATCH = 500  # rows of one transaction
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Upkeep:
             Task("recover-leases", upkeep.sweep_s, 0.0, False, self.recover_leases),
             Task("sweep-temporary", upkeep.sweep_s, 0.0, False, self.sweep_temporary),
             Task("retention", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.retention),
+            Task("forget-orders", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_orders),
             Task("self-test", upkeep.self_test_min * 60, FIRST_SELF_TEST_S, False, self.self_test),
         )
 
@@ -104,6 +106,20 @@ class Upkeep:
                 kept_unfinished=done.kept,
                 orphans=done.orphans,
             )
+
+    def forget_orders(self) -> None:
+        """Forget orders, HL7 messages and manifests past the retention of orders."""
+        before = utc_now() - timedelta(days=self._settings.orders.retain_days)
+        forgotten = 0
+        for forget in (orders.forget, messages.forget, manifests.forget):
+            while not self._stop.is_set():
+                with self._database.begin() as connection:
+                    removed = forget(connection, before=before, limit=FORGET_BATCH)
+                forgotten += removed
+                if removed < FORGET_BATCH:
+                    break
+        if forgotten:
+            log.info("orders_forgotten", rows=forgotten)
 
     def self_test(self) -> None:
         """Run the golden inputs of every configured package; a failure is shown by metric, log and audit trail."""

@@ -1,7 +1,6 @@
 """Who may see the list: a token where one is asked for, and on loopback only who speaks to loopback."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import quote
 
@@ -9,6 +8,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
+from cxr_node.access import bearer, is_loopback, names_listener, needs_token
 from cxr_node.settings import Worklist
 from storage import Database, tokens
 
@@ -41,15 +41,13 @@ class Access:
 
     def __init__(self, database: Database, settings: Worklist) -> None:
         self._database = database
-        self._hosts = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
-        self.required = settings.require_token == "always" or (
-            settings.require_token == "auto" and not is_loopback(settings.host)
-        )
+        self._host = settings.host
+        self.required = needs_token(settings.require_token, settings.host)
         self._checks_host = not self.required and is_loopback(settings.host)
 
     def check_host(self, connection: HTTPConnection) -> None:
         """Raise WrongHost where the name in the request is not ours."""
-        if self._checks_host and (connection.url.hostname or "").lower().strip("[]") not in self._hosts:
+        if self._checks_host and not names_listener(connection.url.hostname, self._host):
             raise WrongHost
 
     def reader(self, connection: HTTPConnection) -> Reader:
@@ -68,20 +66,10 @@ class Access:
 
 def bearer_of(connection: HTTPConnection) -> str:
     """Return the secret of the Authorization header, else of the cookie; empty without one."""
-    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return secret.strip()
+    authorization = connection.headers.get("authorization", "")
+    if authorization.lower().startswith("bearer "):
+        return bearer(authorization)
     return connection.cookies.get(COOKIE, "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener on that address can be reached from this machine only."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def local_target(target: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cxr_node.findings import OrderedPriority, StudyStatus
 from cxr_node.worklist.access import CurrentReader
 from cxr_node.worklist.listing import Entry
+from cxr_node.worklist.present import priority_reason
 from cxr_node.worklist.services import Services
 
 PRIORITIES = "STAT, HIGH, MEDIUM, ROUTINE or LOW, the defined terms of (0040,1003)"
@@ -63,10 +64,23 @@ class ExclusionBody(_Body):
 class DeliveryBody(_Body):
     """A result object of the current revision on its way to a destination."""
 
+    id: int = Field(description="names the delivery where it is to be sent again")
     destination: str
     object: str
-    state: Literal["SCHEDULED", "DELIVERED", "COMMITTED", "FAILED", "SUPERSEDED"]
+    state: Literal["SCHEDULED", "DELIVERED", "COMMITTED", "FAILED", "SUPERSEDED", "SKIPPED"]
     reason: str = Field(description="what the last try met; empty when nothing went wrong")
+    proof: Literal["", "asked", "proved", "unavailable", "failed"] = Field(
+        description="whether the destination holds what it took; empty: nobody asks; unavailable: it cannot tell"
+    )
+    proof_method: Literal["", "storage-commitment", "query"] = Field(description="how that is found out")
+    proof_reason: str = Field(description="what the last look met; empty when nothing went wrong")
+
+
+class ReadingBody(_Body):
+    """The reading of the study as a work item, which a reader's system may claim."""
+
+    state: Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
+    performer: str = Field(description="who claimed it: an AE title, or the name of a token; empty before")
 
 
 class StudyBody(_Body):
@@ -79,10 +93,16 @@ class StudyBody(_Body):
     status: StudyStatus = Field(description="pending: no result yet; not_analysed: every image was excluded")
     flagged: bool = Field(description="an image crossed an operating point. False never means that disease is absent")
     ordered_priority: OrderedPriority = Field(description=f"{PRIORITIES}; ROUTINE where the order says nothing")
+    ordered_reason: str = Field(description="where the ordered priority comes from; empty where nobody ordered one")
     ai_priority: OrderedPriority | None = Field(description="what the AI proposes; null when it proposes nothing")
     effective_priority: OrderedPriority = Field(description="the higher of both; never below the ordered one")
+    priority_reason: str = Field(description="why it is read with that priority, in words")
     findings: list[FindingBody] = Field(description="of each model, the highest over the images")
     exclusions: list[ExclusionBody] = Field(description="images that were not analysed, and why")
+    notes: list[str] = Field(description="what else is to be known of the result: announced images that did not arrive")
+    origin: str = Field(description="`backfill` for a study that a back-catalogue run fetched; else empty")
+    read_at: datetime | None = Field(description="when a reader had finished it; null before. Then it leaves the list")
+    reading: ReadingBody = Field(description="who reads it")
     revision: int = Field(description="of the current result; 0 without one")
     deliveries: list[DeliveryBody] = Field(description="of the current revision's result objects")
     conflicts: int = Field(description="different objects that came under a known SOP Instance UID; kept apart")
@@ -155,8 +175,10 @@ def study_body(entry: Entry) -> StudyBody:
         status=StudyStatus(study.status),
         flagged=study.flagged,
         ordered_priority=entry.ordered,
+        ordered_reason=study.ordered_reason,
         ai_priority=entry.ai,
         effective_priority=entry.effective,
+        priority_reason=priority_reason(entry),
         findings=[
             FindingBody(
                 model=score["model"],
@@ -169,14 +191,25 @@ def study_body(entry: Entry) -> StudyBody:
             for score in entry.of_outcome("findings")
         ],
         exclusions=[ExclusionBody(**exclusion) for exclusion in entry.of_outcome("exclusions")],
+        notes=[str(note) for note in entry.of_outcome("notes")],
+        origin=study.origin,
+        read_at=study.read_at,
+        reading=ReadingBody(
+            state=entry.reading.state if entry.reading is not None else "SCHEDULED",
+            performer=entry.reading.performer if entry.reading is not None else "",
+        ),
         revision=study.revision,
         deliveries=[
             DeliveryBody.model_validate(
                 {
+                    "id": item.id,
                     "destination": item.destination,
                     "object": item.kind,
                     "state": item.state,
                     "reason": item.reason,
+                    "proof": item.proof,
+                    "proof_method": item.proof_method,
+                    "proof_reason": item.proof_reason,
                 }
             )
             for item in entry.deliveries

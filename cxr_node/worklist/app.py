@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cxr_node import __version__
 from cxr_node.log import get_logger
-from cxr_node.worklist import api, health, page
+from cxr_node.worklist import api, destinations_api, feedback_api, health, page, ups_rs
 from cxr_node.worklist.access import AccessDenied, WrongHost
 from cxr_node.worklist.services import Services
 from storage.errors import StorageError
@@ -77,7 +77,10 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.models = health.ModelCheck(services.settings)
+    app.include_router(feedback_api.router)  # before `api`, whose study route takes every path below /studies
+    app.include_router(destinations_api.router)
     app.include_router(api.router)
+    app.include_router(ups_rs.router)
     app.include_router(health.router)
     app.include_router(page.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -4,8 +4,8 @@ import unicodedata
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from datetime import tzinfo as TimeZone
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
@@ -14,6 +14,7 @@ from pydicom.tag import BaseTag, Tag
 
 from storage.instances import Instance
 from storage.studies import Study
+from storage.work_items import SCHEDULED
 
 LO_LENGTH, SH_LENGTH = 64, 16
 
@@ -23,14 +24,17 @@ class Work:
     """The reading of one study.
 
     `zone` is of the dates and times in the item; `station_ae_title` is the worklist's own; `images` may be left out,
-    and then the item names the study without its instances.
+    and then the item names the study without its instances. `state` is that of the task as a Unified Procedure Step,
+    `changed_at` when somebody last acted on it.
     """
 
     study: Study
     max_wait_min: float
-    zone: ZoneInfo
+    zone: TimeZone
     station_ae_title: str
     images: Sequence[Instance] = ()
+    state: str = SCHEDULED
+    changed_at: datetime | None = None
 
 
 Table = Mapping[BaseTag, Callable[[Work], Any]]
@@ -94,17 +98,17 @@ def name(value: str) -> str:
     return "=".join(text(group) for group in value.split("=")[:3])
 
 
-def dicom_date(at: datetime, zone: ZoneInfo) -> str:
+def dicom_date(at: datetime, zone: TimeZone) -> str:
     """Return a DA value in the site's time zone."""
     return at.astimezone(zone).strftime("%Y%m%d")
 
 
-def dicom_time(at: datetime, zone: ZoneInfo) -> str:
+def dicom_time(at: datetime, zone: TimeZone) -> str:
     """Return a TM value in the site's time zone."""
     return at.astimezone(zone).strftime("%H%M%S")
 
 
-def dicom_date_time(at: datetime, zone: ZoneInfo) -> str:
+def dicom_date_time(at: datetime, zone: TimeZone) -> str:
     """Return a DT value in the site's time zone, without an offset: with one, clients compare it as text and fail."""
     return at.astimezone(zone).strftime("%Y%m%d%H%M%S")
 

@@ -12,10 +12,11 @@ from cxr_node.findings import OrderedPriority
 from cxr_node.findings.priority import parse_ordered
 from cxr_node.settings import Worklist
 from cxr_node.worklist.order import arrange, is_overdue, waited
-from storage import Database, deliveries, jobs, results, studies
-from storage.deliveries import Delivery
+from storage import Database, deliveries, jobs, results, studies, work_items
+from storage.deliveries import SUPERSEDED, Delivery
 from storage.results import Result
 from storage.studies import Study
+from storage.work_items import WorkItem
 
 MOST_STUDIES = 20_000  # the newest; the order of all of them is made anew for every reader
 
@@ -33,6 +34,7 @@ class Entry:
     failure: str
     waited: timedelta
     left: timedelta  # until the maximum wait; negative past it
+    reading: WorkItem | None = None  # the reading task, once it is a row
 
     @property
     def ordered(self) -> OrderedPriority:
@@ -54,8 +56,8 @@ class Entry:
         """Whether it has waited for the maximum."""
         return self.left <= timedelta(0)
 
-    def of_outcome(self, part: str) -> list[dict[str, Any]]:
-        """Return "findings", "exclusions" or "images" of the current result; nothing without one."""
+    def of_outcome(self, part: str) -> list[Any]:
+        """Return "notes", "findings", "exclusions" or "images" of the current result; nothing without one."""
         return list(self.result.outcome.get(part) or []) if self.result is not None else []
 
 
@@ -112,8 +114,23 @@ class Listing:
         return Entry(
             study=study,
             result=result,
-            deliveries=tuple(item for item in sent if item.revision == study.revision),
+            deliveries=tuple(item for item in sent if _is_of_now(item, study)),
             failure=job.reason if job is not None else "",
             waited=waiting,
             left=timedelta(minutes=self._settings.max_wait_min) - waiting,
+            reading=_reading(connection, study),
         )
+
+
+def _reading(connection: Connection, study: Study) -> WorkItem | None:
+    """Return the reading task; none of a study that was reopened and whose new one is not a row yet."""
+    found = work_items.reading(connection, study.study_instance_uid)
+    was_read_before = found is not None and found.state == work_items.COMPLETED and study.read_at is None
+    return None if was_read_before else found
+
+
+def _is_of_now(item: Delivery, study: Study) -> bool:
+    """Whether a delivery is of the current revision; where that is a failed analysis, of an earlier one that stands."""
+    if study.status == studies.FAILED and item.revision < study.revision:
+        return item.state != SUPERSEDED
+    return item.revision == study.revision

@@ -26,6 +26,7 @@ from cxr_node.worklist.items import (
     table,
     text,
 )
+from storage.work_items import IN_PROGRESS
 
 
 def _age(work: Work) -> str:
@@ -49,7 +50,7 @@ def _step(work: Work) -> DicomSequence:
             PreMedication="",
             ScheduledProcedureStepID=text(context.accession_number, SH_LENGTH),
             RequestedContrastAgent="",
-            ScheduledProcedureStepStatus="SCHEDULED",
+            ScheduledProcedureStepStatus="STARTED" if work.state == IN_PROGRESS else "SCHEDULED",
         )
     )
 

@@ -7,7 +7,17 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from cxr_node.worklist.listing import Entry
-from storage.deliveries import COMMITTED, DELIVERED, FAILED, SCHEDULED, SUPERSEDED, Delivery
+from storage.deliveries import (
+    COMMITTED,
+    DELIVERED,
+    FAILED,
+    PROOF_ASKED,
+    PROOF_UNAVAILABLE,
+    SCHEDULED,
+    SKIPPED,
+    SUPERSEDED,
+    Delivery,
+)
 from storage.studies import ANALYSED, NOT_ANALYSED, PENDING, PatientContext
 from storage.studies import FAILED as STUDY_FAILED
 
@@ -20,7 +30,9 @@ _DELIVERY_WORDS = {
     COMMITTED: "delivered, committed",
     FAILED: "failed",
     SUPERSEDED: "superseded",
+    SKIPPED: "not sent",
 }
+_PROOF_WORDS = {PROOF_ASKED: "proof asked for", PROOF_UNAVAILABLE: "not proved"}
 _STATUS_WORDS = {
     PENDING: "Pending",
     ANALYSED: "Analysed",
@@ -143,6 +155,8 @@ def priority_reason(entry: Entry) -> str:
         reason = f"raised by AI from {entry.ordered}"
     elif entry.effective != entry.ordered:
         reason = "kept from an earlier revision; never lowered"
+    elif entry.study.ordered_reason:
+        reason = f"as ordered ({shown(entry.study.ordered_reason)})"
     elif entry.study.ordered_priority.strip():
         reason = "as ordered"
     else:
@@ -153,6 +167,10 @@ def priority_reason(entry: Entry) -> str:
 def delivery(item: Delivery, zone: ZoneInfo, now: datetime) -> DeliveryRow:
     """Return a delivery in words."""
     label = _DELIVERY_WORDS.get(item.state, item.state)
+    if item.state == COMMITTED and item.proof_method == "query":
+        label = "delivered, read back"
+    if item.state == DELIVERED and item.proof in _PROOF_WORDS:
+        label += f", {_PROOF_WORDS[item.proof]}"
     if item.state == SCHEDULED and item.attempts:
         label = f"waiting after {item.attempts} {'try' if item.attempts == 1 else 'tries'}"
     return DeliveryRow(
@@ -161,7 +179,7 @@ def delivery(item: Delivery, zone: ZoneInfo, now: datetime) -> DeliveryRow:
         revision=item.revision,
         name=item.state.lower(),
         label=label,
-        reason=shown(item.reason),
+        reason=shown(item.reason or (item.proof_reason if item.proof == PROOF_UNAVAILABLE else "")),
         attempts=item.attempts,
         at=instant(item.delivered_at or item.updated_at, zone, now),
     )

@@ -12,6 +12,11 @@ from cxr_node.worklist.access import Access
 from cxr_node.worklist.audit import AuditTrail
 from cxr_node.worklist.events import EventHub
 from cxr_node.worklist.listing import Listing
+from cxr_node.worklist.ups_events import Announcer
+from cxr_node.worklist.ups_pump import Keeper, Pump
+from cxr_node.worklist.ups_service import UpsService
+from cxr_node.worklist.ups_tasks import Tasks
+from cxr_node.worklist.ups_watch import UpsWatch
 from storage import Database, Doorbell, InstanceFiles
 
 
@@ -28,6 +33,9 @@ class Services:
     events: EventHub
     zone: ZoneInfo
     now: Callable[[], datetime]
+    ups: UpsService
+    watch: UpsWatch
+    pump: Pump
 
 
 def make_services(settings: Settings, database: Database, now: Callable[[], datetime] = utc_now) -> Services:
@@ -45,14 +53,23 @@ def make_services(settings: Settings, database: Database, now: Callable[[], date
         raise SettingsError(
             f"worklist.time_zone: expected an IANA time zone such as Europe/Berlin, found {worklist.time_zone!r}"
         ) from error
+    doorbell = Doorbell(settings.data_dir / "run")
+    files = InstanceFiles(settings.instances_dir)
+    listing = Listing(database, worklist, now)
+    tasks = Tasks(settings, database, listing, zone)
+    announcer = Announcer(settings, tasks)
+    keeper = Keeper(settings, files, tasks, announcer)
     return Services(
         settings=settings,
         database=database,
-        files=InstanceFiles(settings.instances_dir),
-        listing=Listing(database, worklist, now),
+        files=files,
+        listing=listing,
         audit=AuditTrail(database, now),
         access=Access(database, worklist),
-        events=EventHub(Doorbell(settings.data_dir / "run")),
+        events=EventHub(doorbell),
         zone=zone,
         now=now,
+        ups=UpsService(database, doorbell, tasks, keeper, announcer, now),
+        watch=UpsWatch(database, doorbell, tasks, keeper, announcer, now),
+        pump=Pump(database, doorbell, tasks, keeper, now),
     )

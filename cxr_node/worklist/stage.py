@@ -1,4 +1,4 @@
-"""The stage: web server and DICOM server in one process, started together and stopped together."""
+"""The stage: web server, DICOM server and UPS events in one process, started together and stopped together."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pydicom
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
@@ -17,12 +18,15 @@ from cxr_node.settings import Settings
 from cxr_node.worklist.app import create_app
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
-from storage import Database
+from cxr_node.worklist.ups_sender import EventSender, make_workers
+from storage import Database, Doorbell
+from storage.errors import StorageError
 
 log = get_logger("worklist")
 
 GRACE_S = 1  # for requests that are being answered when the stop comes
 STOP_WITHIN_S = 3.0
+STOP_EVENTS_WITHIN_S = 1.0  # a sender that waits for a dead receiver ends with the process; what it had is queued
 
 
 class WorklistServer:
@@ -30,8 +34,10 @@ class WorklistServer:
 
     def __init__(self, settings: Settings, database: Database, now: Callable[[], datetime] = utc_now) -> None:
         self._settings = settings
+        self._database = database
+        self._now = now
         self._services = make_services(settings, database, now)
-        self._scp = WorklistScp(settings, database, self._services.listing, self._services.audit, self._services.zone)
+        self._scp = WorklistScp(settings, self._services)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 create_app(self._services),
@@ -45,6 +51,8 @@ class WorklistServer:
         )
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
+        self._stop_events = threading.Event()
+        self._event_threads: list[threading.Thread] = []
         self.url = ""
 
     @property
@@ -73,6 +81,7 @@ class WorklistServer:
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, name="worklist-web", daemon=True)
         self._thread.start()
+        self._start_events()
 
     @property
     def is_alive(self) -> bool:
@@ -83,11 +92,36 @@ class WorklistServer:
         """End streams, requests and associations, and close both ports."""
         self._services.events.close()  # first: the web server waits for open streams
         self._server.should_exit = True
+        self._stop_events.set()
+        farewell = threading.Thread(target=self._tell_going_down, name="ups-going-down", daemon=True)
+        farewell.start()
         self._scp.stop()
         if self._thread is not None:
             self._thread.join(STOP_WITHIN_S)
         if self._socket is not None:
             self._socket.close()
+        for thread in (*self._event_threads, farewell):
+            thread.join(STOP_EVENTS_WITHIN_S)
+
+    def _start_events(self) -> None:
+        """Tell subscribers of the restart, and start the pump and the senders."""
+        settings, services = self._settings, self._services
+        with self._database.begin() as connection:
+            services.ups.announcer.restarted(connection, self._now())
+        doorbell = Doorbell(settings.data_dir / "run")
+        workers = make_workers(settings, self._database, doorbell, f"worklist:{os.getpid()}", self._now)
+        for name, run in [("ups-pump", services.pump.run)] + [(worker.owner, worker.run) for worker in workers]:
+            thread = threading.Thread(target=run, args=(self._stop_events,), name=name, daemon=True)
+            thread.start()
+            self._event_threads.append(thread)
+
+    def _tell_going_down(self) -> None:
+        if not self._event_threads or not self._settings.peer:
+            return
+        try:
+            EventSender(self._settings, self._database, self._now).going_down()
+        except (StorageError, SQLAlchemyError) as error:
+            log.warning("ups_going_down_not_told", error_type=type(error).__name__)
 
     def _serve(self) -> None:
         assert self._socket is not None

@@ -1,11 +1,11 @@
-"""The reading of a study as a Unified Procedure Step: a work item that a RIS or PACS may query (Pull, Watch, Query).
+"""The reading of a study as a Unified Procedure Step: a work item that a RIS or PACS may query, claim and complete.
 
 Source: DICOM PS3.4 CC.2.8 and table CC.2.5-3, PS3.3 C.30.2 for the priorities.
 """
 
 import uuid
 from collections.abc import Container
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -36,18 +36,26 @@ PROCEDURE_STEP_LABEL = "Chest radiograph interpretation"
 _NAMESPACE = uuid.UUID("9a3c2a52-6c5c-5bb5-9f0e-3d1f6b6f1f0e")
 
 
-def work_item_uid(study_instance_uid: str) -> str:
-    """Return the SOP Instance UID of the study's work item: the same study has the same one, always.
+def work_item_uid(study_instance_uid: str, reopened: int = 0) -> str:
+    """Return the SOP Instance UID of the study's reading task: the same study has the same one, until it is reopened.
 
-    Source: PS3.5 B.2 (UUID derived UID).
+    Parameters
+    ----------
+    reopened : how often an image came after the study had been read; each time there is a new task, for a completed
+        one stays completed (PS3.4 CC.1.1)
     """
-    return f"2.25.{uuid.uuid5(_NAMESPACE, study_instance_uid).int}"
+    return derived_uid(f"{study_instance_uid} reading {reopened}" if reopened else study_instance_uid)
+
+
+def derived_uid(name: str) -> str:
+    """Return the UID that stands for a name, the same one always. Source: PS3.5 B.2 (UUID derived UID)."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"
 
 
 def work_item(work: Work, wanted: Container[BaseTag] | None = None) -> Dataset:
-    """Return the work item of a study, empty where nothing is known.
+    """Return the reading task of a study, empty where nothing is known.
 
-    Procedure Step State is SCHEDULED: the node does not know who reads. Input Readiness State is READY from the first
+    Procedure Step State is SCHEDULED until somebody claims the task. Input Readiness State is READY from the first
     image on, analysed or not, since a list filtered by it must not hold back a study that waits for the AI. The
     expected completion is the end of the maximum wait.
     """
@@ -69,12 +77,19 @@ def comment(study: Study) -> str:
     return f"AI triage failed; {priority}"
 
 
+def modified_at(work: Work) -> datetime:
+    """Return when the task last changed: an image, a result, or an act of somebody."""
+    known = (work.study.notified_at, work.study.last_received_at, work.changed_at)
+    return max(at for at in known if at is not None)
+
+
 def procedure_step_label(work: Work) -> str:
     """Return what is to be read, in the words of the order where it has some."""
     return text(work.study.context.study_description) or PROCEDURE_STEP_LABEL
 
 
-def _inputs(work: Work) -> DicomSequence:
+def inputs(work: Work) -> DicomSequence:
+    """Return the images of the study by series; the study alone where `work` names no images."""
     by_series: dict[str, list[Instance]] = {}
     for instance in work.images:
         if instance.variant == 0:
@@ -131,23 +146,21 @@ def _interpretation(_: Work) -> DicomSequence:
 
 ATTRIBUTES = PATIENT | table(
     SOPClassUID=lambda _: UnifiedProcedureStepPush,
-    SOPInstanceUID=lambda work: work_item_uid(work.study.study_instance_uid),
+    SOPInstanceUID=lambda work: work_item_uid(work.study.study_instance_uid, work.study.reopened),
     StudyInstanceUID=lambda work: work.study.study_instance_uid,
     ScheduledProcedureStepPriority=lambda work: str(ups_priority(parse_ordered(work.study.effective_priority))),
-    ProcedureStepState=lambda _: "SCHEDULED",
+    ProcedureStepState=lambda work: work.state,
     InputReadinessState=lambda _: "READY",
     ProcedureStepLabel=procedure_step_label,
     WorklistLabel=lambda _: WORKLIST_LABEL,
     CommentsOnTheScheduledProcedureStep=lambda work: comment(work.study),
-    ScheduledProcedureStepModificationDateTime=lambda work: dicom_date_time(
-        work.study.notified_at or work.study.last_received_at, work.zone
-    ),
+    ScheduledProcedureStepModificationDateTime=lambda work: dicom_date_time(modified_at(work), work.zone),
     ScheduledProcedureStepStartDateTime=lambda work: dicom_date_time(work.study.first_received_at, work.zone),
     ExpectedCompletionDateTime=lambda work: dicom_date_time(
         work.study.first_received_at + timedelta(minutes=work.max_wait_min), work.zone
     ),
     ScheduledWorkitemCodeSequence=_interpretation,
-    InputInformationSequence=_inputs,
+    InputInformationSequence=inputs,
     ReferencedRequestSequence=_request,
     ScheduledProcessingParametersSequence=no_items,
     ScheduledStationNameCodeSequence=no_items,
@@ -159,5 +172,6 @@ ATTRIBUTES = PATIENT | table(
     AdmittingDiagnosesDescription=empty,
     AdmittingDiagnosesCodeSequence=no_items,
     ProcedureStepProgressInformationSequence=no_items,
+    UnifiedProcedureStepPerformedProcedureSequence=no_items,
     ReplacedProcedureStepSequence=no_items,
 )

@@ -114,9 +114,9 @@ def test_a_pushed_study_gets_its_report_and_rises(line, tmp_path, shared_data, p
     assert studies[0]["study_instance_uid"] == study["study_instance_uid"]
     assert earlier.StudyInstanceUID in [item["study_instance_uid"] for item in studies[1:]]
     delivered = wait_until(
-        lambda: [item for item in node.study(flagged.StudyInstanceUID)["deliveries"] if item["state"] == "DELIVERED"],
-        10,
-        "the delivery shown",
+        lambda: [item for item in node.study(flagged.StudyInstanceUID)["deliveries"] if item["state"] == "COMMITTED"],
+        30,
+        "the delivery shown, and Orthanc's commitment to it",
     )
     assert [(item["destination"], item["object"]) for item in delivered] == [("pacs", "sr")]
 
@@ -158,7 +158,7 @@ def test_a_late_image_makes_a_new_revision_that_names_its_predecessor(line, tmp_
     first = _write_radiograph(tmp_path / "a.dcm", template, pixels, PatientID="P-LATE")
     orthanc.push(orthanc.upload(tmp_path / "a.dcm"))
     wait_until(lambda: orthanc.reports(first.StudyInstanceUID), 30, "the first report in Orthanc")
-    wait_until(lambda: node.study(first.StudyInstanceUID)["deliveries"][0]["state"] == "DELIVERED", 10, "delivered")
+    wait_until(lambda: node.study(first.StudyInstanceUID)["deliveries"][0]["state"] == "COMMITTED", 30, "committed")
     second = _write_radiograph(
         tmp_path / "b.dcm",
         template,

@@ -40,6 +40,8 @@ def upgrade() -> None:
     op.add_column("studies", _text("ordered_reason"))
     op.add_column("studies", _text("origin"))
     op.add_column("studies", _time("read_at", nullable=True))
+    op.add_column("studies", _count("reopened"))
+    op.create_index("ix_studies_accession_number", "studies", ["accession_number"])
     op.add_column("deliveries", _text("proof"))
     op.add_column("deliveries", _text("proof_method"))
     op.add_column("deliveries", _text("proof_reason"))
@@ -55,6 +57,8 @@ def upgrade() -> None:
         _text("last_error"),
         _time("last_failure_at", nullable=True),
         _time("last_success_at", nullable=True),
+        _text("last_test"),
+        _time("last_test_at", nullable=True),
         _time("updated_at"),
     )
     op.create_table(
@@ -170,6 +174,16 @@ def upgrade() -> None:
         sa.UniqueConstraint("ae_title", "sop_instance_uid", name="uq_ups_subscriptions_ae_title_sop_instance_uid"),
     )
     op.create_table(
+        "ups_events",
+        _id(),
+        _required("ae_title"),
+        sa.Column("event_type", sa.Integer, nullable=False),
+        _required("sop_instance_uid"),
+        sa.Column("information", sa.JSON, nullable=False),
+        _time("created_at"),
+    )
+    op.create_index("ix_ups_events_ae_title", "ups_events", ["ae_title", "id"])
+    op.create_table(
         "backfills",
         _id(),
         _required("source"),
@@ -219,6 +233,7 @@ def downgrade() -> None:
         "feedback",
         "backfill_studies",
         "backfills",
+        "ups_events",
         "ups_subscriptions",
         "work_items",
         "messages",
@@ -229,8 +244,9 @@ def downgrade() -> None:
         "destination_states",
     ):
         op.drop_table(table)
+    op.drop_index("ix_studies_accession_number", "studies")
     for table, columns in (
-        ("studies", ("read_at", "origin", "ordered_reason")),
+        ("studies", ("reopened", "read_at", "origin", "ordered_reason")),
         ("deliveries", ("resends", "proof_at", "proof_reason", "proof_method", "proof")),
     ):
         for column in columns:

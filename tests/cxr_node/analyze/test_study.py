@@ -8,8 +8,10 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from cxr_node.analyze.analyzer import Analyzed, Prepared
 from cxr_node.analyze.record import to_json
-from cxr_node.analyze.study import OpenStudy, conclude, is_image, settlement
+from cxr_node.analyze.settle import settlement
+from cxr_node.analyze.study import OpenStudy, conclude
 from cxr_node.findings import ImageAnalysis, ImageReference, Score, StudyOutcome
+from cxr_node.imaging import is_image
 from cxr_node.reporting import Device
 from cxr_node.settings import Destination
 from storage import Database, InstanceFiles, deliveries, instances, jobs, results, studies

@@ -1,9 +1,11 @@
 """The Storage SCU against good, bad, slow, old and misconfigured PACS."""
 
+import contextlib
 import socket
 import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
@@ -13,13 +15,18 @@ from pydicom.uid import (
     EncapsulatedPDFStorage,
     EnhancedSRStorage,
     ImplicitVRLittleEndian,
+    generate_uid,
 )
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
 
-from cxr_node.deliver.c_store import RejectedPermanent
+from cxr_node.deliver.association import RejectedPermanent, contexts_of
+from cxr_node.deliver.c_store import KIND_CLASSES
 from cxr_node.errors import AssociationRefused, DeliveryError, Disposition, NotNegotiated, Refused, Unreachable
+from cxr_node.reporting import encode
 from cxr_node.settings import Tls
 from storage import results
-from tests.cxr_node.deliver.conftest import Pacs, dataset_of, free_port, serving, storescp
+from tests.cxr_node.deliver.conftest import ALL_CLASSES, Pacs, dataset_of, free_port, make_report, serving, storescp
 
 
 @pytest.fixture
@@ -147,7 +154,10 @@ def test_a_peer_that_takes_no_sr_class_is_told_apart_from_one_that_is_down(node,
     pacs = Pacs(free_port(), answer=lambda received: 0x0122)
     with (
         serving(pacs, classes or (Comprehensive3DSRStorage, EnhancedSRStorage)),
-        pytest.raises(NotNegotiated, match="enable one of these storage SOP classes") as caught,
+        pytest.raises(
+            NotNegotiated,
+            match="takes none of Comprehensive 3D SR, Comprehensive SR and Enhanced SR: ",
+        ) as caught,
     ):
         node.sender(pacs.destination()).send(stored)
     assert caught.value.disposition is Disposition.FAIL
@@ -224,7 +234,8 @@ def test_a_peer_that_hangs_up_is_explained(node, stored):
 @pytest.mark.requirement("SRS-DLV-007")
 def test_small_packets_leave_at_once(node, pacs, stored):
     """Nagle's algorithm with delayed acknowledgement costs 40 ms an object."""
-    association = node.sender(pacs.destination())._associate(stored.classes)
+    line = node.sender(pacs.destination())._line
+    association = line.associate(contexts_of(stored.classes), wanted=stored.classes)
     try:
         assert association.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     finally:
@@ -320,3 +331,145 @@ def test_tls_delivers_to_the_right_peer_only(node, stored, tmp_path):
             node.sender(Pacs(port).destination(timeout_s=2)).send(stored)
     with pytest.raises(Unreachable, match=r"TLS files .* cannot be used"):
         node.sender(Pacs(port).destination(tls=tls("absent"))).send(stored)
+
+
+def _object_of(node, kind, sop_class_uid):
+    """A small object of that class on the shelf, planned for "pacs"."""
+    planned = node.stored(node.plan("pacs")[0])
+    dataset = make_report(generate_uid())
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class_uid
+    location = node.files.write_object(dataset.SOPInstanceUID, encode(dataset))
+    return replace(
+        planned,
+        kind=kind,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        path=node.files.path(location),
+    )
+
+
+@pytest.mark.requirement("SRS-DLV-115")
+@pytest.mark.parametrize(
+    ("kind", "sop_class_uid"),
+    [(kind, uid) for kind, classes in KIND_CLASSES.items() if kind != "sr" for uid in classes],
+)
+def test_every_other_object_goes_in_its_own_class(node, kind, sop_class_uid):
+    """Only a report can be said in a lesser class."""
+    stored = _object_of(node, kind, sop_class_uid)
+    with serving(Pacs(free_port()), (sop_class_uid, EnhancedSRStorage)) as pacs:
+        sent = node.sender(pacs.destination()).send(stored)
+    assert (sent.sop_class_uid, sent.sop_instance_uid) == (sop_class_uid, stored.sop_instance_uid)
+    assert pacs.received[0].dataset == dataset_of(stored.path)
+
+
+@pytest.mark.requirement("SRS-DLV-115")
+def test_what_a_reader_said_is_never_sent_as_something_less(node):
+    """A reader's statement refers to the report by UID: a twin of it would be a second statement."""
+    stored = _object_of(node, "feedback:1", Comprehensive3DSRStorage)
+    with (
+        serving(Pacs(free_port()), (ComprehensiveSRStorage,)) as pacs,
+        pytest.raises(NotNegotiated, match="takes no Comprehensive 3D SR: enable this SOP class there"),
+    ):
+        node.sender(pacs.destination()).send(stored)
+    assert pacs.received == []
+
+
+@pytest.mark.requirement("SRS-DLV-115")
+def test_a_class_that_is_refused_is_named(node):
+    stored = _object_of(node, "pdf", EncapsulatedPDFStorage)
+    with (
+        serving(Pacs(free_port())) as pacs,
+        pytest.raises(NotNegotiated, match="takes no Encapsulated PDF: enable this SOP class there"),
+    ):
+        node.sender(pacs.destination()).send(stored)
+
+
+@pytest.mark.requirement("SRS-DLV-002")
+def test_a_lesser_class_is_no_failed_try(node):
+    """The count of tries is what an administrator reads."""
+    delivery_id = node.plan("pacs")[0]
+    with serving(Pacs(free_port()), (EnhancedSRStorage,)) as pacs:
+        node.sender(pacs.destination()).send(node.stored(delivery_id))
+    assert node.delivery(delivery_id).attempts == 0
+
+
+@contextlib.contextmanager
+def _echoing(pacs, classes=ALL_CLASSES, *, status=0x0000, known_callers=()):
+    """A PACS that answers C-ECHO, and nothing that is stored."""
+    ae = AE(ae_title=pacs.ae_title)
+    ae.require_called_aet = True
+    ae.require_calling_aet = list(known_callers)
+    for sop_class_uid in (*classes, Verification):
+        ae.add_supported_context(sop_class_uid)
+    server = ae.start_server(
+        ("127.0.0.1", pacs.port), block=False, evt_handlers=[(evt.EVT_C_ECHO, lambda event: status)]
+    )
+    try:
+        yield pacs
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.requirement("SRS-DLV-116")
+def test_a_pacs_that_is_well_tests_so(node):
+    with _echoing(Pacs(free_port()), (*ALL_CLASSES, EncapsulatedPDFStorage)) as pacs:
+        assert node.sender(pacs.destination(objects=["sr", "pdf"])).test() == ""
+    with _echoing(Pacs(free_port()), (EnhancedSRStorage,)) as pacs:
+        assert node.sender(pacs.destination()).test() == "", "one SR class is enough"
+
+
+@pytest.mark.requirement("SRS-DLV-116")
+def test_a_test_names_the_class_that_is_refused(node):
+    """The first object of a kind may come weeks after the set-up."""
+    with _echoing(Pacs(free_port())) as pacs:
+        said = node.sender(pacs.destination(objects=["sr", "sc"])).test()
+        assert said.endswith("takes no Secondary Capture Image: enable this SOP class there (object sc)")
+    with _echoing(Pacs(free_port()), ()) as pacs:
+        said = node.sender(pacs.destination()).test()
+        assert "takes none of Comprehensive 3D SR, Comprehensive SR and Enhanced SR" in said
+
+
+@pytest.mark.requirement("SRS-DLV-116")
+def test_a_test_explains_ae_titles_addresses_and_echo(node):
+    """What goes wrong on the day of the set-up, each in a sentence that says what to change."""
+    gone = Pacs(free_port())
+    assert "connection refused, nothing listens there" in node.sender(gone.destination()).test()
+    assert "no-such-host.invalid does not resolve" in node.sender(gone.destination(host="no-such-host.invalid")).test()
+    with _echoing(Pacs(free_port())) as pacs:
+        said = node.sender(pacs.destination(ae_title="PAX")).test()
+        assert "does not go by the AE title PAX: correct ae_title" in said
+    with _echoing(Pacs(free_port()), known_callers=["OTHER"]) as pacs:
+        assert "does not know the calling AE title CXR_NODE: add it" in node.sender(pacs.destination()).test()
+    with _echoing(Pacs(free_port()), status=0x0110) as pacs:
+        assert "answered C-ECHO with 0x0110" in node.sender(pacs.destination()).test()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        destination = Pacs(silent.getsockname()[1]).destination(timeout_s=0.3)
+        assert "did not answer within timeout_s = 0.3" in node.sender(destination).test()
+
+
+@pytest.mark.requirement("SRS-DLV-116")
+@pytest.mark.peer("storescp", "openssl")
+def test_a_test_tells_which_side_speaks_tls(node, tmp_path):
+    """One box unticked on either side; both look like a dead port otherwise."""
+    _certificate(tmp_path, "ca", subject="Site CA")
+    _certificate(tmp_path, "other", subject="Other CA")
+    _certificate(tmp_path, "pacs", signed_by="ca")
+    _certificate(tmp_path, "node", signed_by="ca", subject="127.0.0.2")
+    _certificate(tmp_path, "rogue", signed_by="other", subject="127.0.0.2")
+
+    def tls(ca="ca", own="node"):
+        return Tls(
+            certificate=str(tmp_path / f"{own}.pem"), key=str(tmp_path / f"{own}.key"), ca=str(tmp_path / f"{ca}.pem")
+        )
+
+    port = free_port()
+    options = ["+tls", str(tmp_path / "pacs.key"), str(tmp_path / "pacs.pem"), "+cf", str(tmp_path / "ca.pem")]
+    with storescp(port, *options):
+        secured = Pacs(port)
+        assert node.sender(secured.destination(tls=tls())).test() == ""
+        assert "it speaks TLS: give the destination" in node.sender(secured.destination()).test()
+        assert "its TLS certificate is not accepted" in node.sender(secured.destination(tls=tls("other"))).test()
+        said = node.sender(secured.destination(tls=tls(own="rogue"))).test()
+        assert "it does not accept the node's TLS certificate" in said
+    with storescp(port):
+        assert "does not speak TLS on this port" in node.sender(Pacs(port).destination(tls=tls())).test()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxr_node.deliver.c_store import RejectedPermanent
+from cxr_node.deliver.association import RejectedPermanent
 from cxr_node.deliver.rest import FIRST_PERMANENT_S, LONGEST_PERMANENT_S, LONGEST_S, Rest
 from cxr_node.errors import AssociationRefused, NotNegotiated, Refused, Unreachable
 

@@ -216,7 +216,7 @@ def test_a_pacs_of_no_sr_class_is_a_dead_letter(node):
         (delivery_id,) = node.plan("pacs")
         with node.delivering(pacs.destination()):
             wait_for(lambda: state_of(node, delivery_id) == "FAILED")
-    assert "enable one of these storage SOP classes there" in node.delivery(delivery_id).reason
+    assert "enable one of these SOP classes there" in node.delivery(delivery_id).reason
 
 
 def test_stopping_is_quick_while_a_pacs_sleeps(node, monkeypatch):

@@ -14,10 +14,16 @@ FIELDS = {
     "status",
     "flagged",
     "ordered_priority",
+    "ordered_reason",
     "ai_priority",
     "effective_priority",
+    "priority_reason",
     "findings",
     "exclusions",
+    "notes",
+    "origin",
+    "read_at",
+    "reading",
     "revision",
     "deliveries",
     "conflicts",
@@ -47,7 +53,17 @@ def test_a_flagged_study_is_shown_whole(client, ward):
             "flagged": True,
         }
     ]
-    assert study["deliveries"] == [{"destination": "pacs", "object": "sr", "state": "DELIVERED", "reason": ""}]
+    (delivery,) = study["deliveries"]
+    assert delivery.pop("id") > 0
+    assert delivery == {
+        "destination": "pacs",
+        "object": "sr",
+        "state": "DELIVERED",
+        "reason": "",
+        "proof": "",
+        "proof_method": "",
+        "proof_reason": "",
+    }
 
 
 def test_an_excluded_study_says_why(client, ward):

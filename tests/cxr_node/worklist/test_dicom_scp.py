@@ -22,7 +22,7 @@ from cxr_node.settings import Caller, Settings
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
 from cxr_node.worklist.ups import work_item_uid
-from storage import Database, audit
+from storage import Database, audit, studies
 from tests.conftest import find_program
 from tests.cxr_node.worklist.conftest import Clock, Ward
 
@@ -37,7 +37,7 @@ def start_scp(database: Database, clock: Clock) -> Iterator[StartScp]:
 
     def start(settings: Settings) -> WorklistScp:
         services = make_services(settings, database, clock)
-        scp = WorklistScp(settings, database, services.listing, services.audit, services.zone)
+        scp = WorklistScp(settings, services)
         scp.start()
         running.append(scp)
         return scp
@@ -236,6 +236,46 @@ def test_a_database_that_is_gone_is_told_as_out_of_resources(scp, database):
     association = associate(scp, UnifiedProcedureStepPull)
     assert [status.Status for status, _ in association.send_c_find(ups_keys(), UnifiedProcedureStepPull)] == [0xA700]
     association.release()
+
+
+@pytest.mark.requirement("SRS-WLS-502")
+@pytest.mark.parametrize("is_mwl", [True, False])
+def test_times_are_asked_for_and_answered_in_the_time_zone_of_the_query(scp, is_mwl):
+    """The study came at 11:50 UTC, which is 12:50 where the asking system stands; the SCP's own zone is UTC."""
+    keys = Dataset()
+    keys.TimezoneOffsetFromUTC = "+0100"
+    keys.StudyInstanceUID = ""
+    if is_mwl:
+        step = Dataset()
+        step.ScheduledProcedureStepStartDate = "20260302-20260302"
+        step.ScheduledProcedureStepStartTime = "1249-1251"
+        keys.ScheduledProcedureStepSequence = DicomSequence([step])
+    else:
+        keys.ScheduledProcedureStepStartDateTime = "202603021249-202603021251"
+    found = find(scp, ModalityWorklistInformationFind if is_mwl else UnifiedProcedureStepPull, keys)
+    assert [item.StudyInstanceUID for _, item in found if item is not None] == ["1.2.3.1"]
+    item = found[0][1]
+    assert item is not None
+    assert item.TimezoneOffsetFromUTC == "+0100"
+    step = item.ScheduledProcedureStepSequence[0] if is_mwl else None
+    start = step.ScheduledProcedureStepStartTime if step else item.ScheduledProcedureStepStartDateTime[8:]
+    assert start == "125000"
+    keys.TimezoneOffsetFromUTC = "CET"
+    assert [status for status, _ in find(scp, UnifiedProcedureStepPull, keys)] == [0xA900]
+
+
+@pytest.mark.requirement("SRS-UPS-010")
+def test_the_modality_worklist_looks_up_a_study_by_uid(scp, ward, monkeypatch):
+    """By index, as UPS does; a study that was read is on neither list."""
+    monkeypatch.setattr(scp._find._services.listing, "studies", lambda: pytest.fail("the list was walked"))
+    keys = Dataset()
+    keys.StudyInstanceUID = "1.2.3.2"
+    keys.PatientName = ""
+    found = find(scp, ModalityWorklistInformationFind, keys)
+    assert [str(item.PatientName) for _, item in found if item is not None] == ["Müller^Jürgen"]
+    with ward.database.begin() as connection:
+        studies.mark_read(connection, "1.2.3.2", ward.clock.now)
+    assert [status for status, _ in find(scp, ModalityWorklistInformationFind, keys)] == [0x0000]
 
 
 def run_findscu(program: str, scp: WorklistScp, *options: str) -> str:

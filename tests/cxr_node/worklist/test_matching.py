@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from cxr_node.worklist.matching import answer, has_unsupported_keys, matches, repair_text
+from cxr_node.worklist.matching import answer, has_unsupported_keys, matches, repair_text, values_of, zone_of
 
 pytestmark = pytest.mark.requirement("SRS-WLT-011")
 
@@ -190,3 +190,81 @@ def test_every_text_matches_itself_and_its_wildcards(text):
     assert fits("PatientComments", text, text)
     assert fits("PatientComments", text[:3] + "*", text)
     assert fits("PatientComments", "?" * len(text), text)
+
+
+@pytest.mark.requirement("SRS-WLS-501")
+@pytest.mark.parametrize(
+    ("keyword", "wanted", "found", "expected"),
+    [
+        ("PatientID", '""', "", True),
+        ("PatientID", '""', "P1", False),
+        ("PatientName", '""', "", True),
+        ("PatientName", '""', "Smith", False),
+        ("StudyDate", '""', "", True),
+        ("StudyDate", '""', "20260302", False),
+        ("ScheduledProcedureStepPriority", "HIGH\\MEDIUM", "MEDIUM", True),
+        ("ScheduledProcedureStepPriority", "HIGH\\MEDIUM", "LOW", False),
+        ("PatientName", "Smith*\\Müller*", "Müller^Jürgen", True),
+        ("PatientWeight", "70", "70.0", True),
+        ("PatientWeight", "70", "71", False),
+        ("StudyTime", "09:00-10:00", "0930", True),
+        ("StudyDate", "2026.03.02", "20260302", True),
+    ],
+)
+def test_empty_values_lists_and_numbers(keyword, wanted, found, expected):
+    """PS3.4 C.2.2.2.7 and C.2.2.2.8; a number is its value, however it is written."""
+    assert fits(keyword, wanted, found) is expected
+
+
+@pytest.mark.requirement("SRS-WLS-501")
+@pytest.mark.parametrize(
+    ("dates", "times", "expected"),
+    [
+        ("20260705-20260707", "1000-1800", True),
+        ("20260706-20260707", "1300-1800", False),
+        ("20260705-20260706", "1000-1100", False),
+        ("20260705-20260706", "1000-1230", True),
+        ("20260706-", "1159-", True),
+        ("-20260706", "-1159", False),
+        ("-20260706", "-1200", True),
+        ("20260706", "1000-1300", True),
+        ("20260705", "1000-1300", False),
+        ("20260705-20260707", "", True),
+        ("", "1000-1100", False),
+    ],
+)
+def test_date_and_time_of_a_step_are_one_range(dates, times, expected):
+    """PS3.4 table K.6-1: from the 5th, 10:00 to the 7th, 18:00 includes the 6th at 12:00, and 23:00 too."""
+    step = make(ScheduledProcedureStepStartDate="20260706", ScheduledProcedureStepStartTime="120000")
+    keys = make(ScheduledProcedureStepStartDate=dates, ScheduledProcedureStepStartTime=times)
+    assert matches(keys, step, UTC) is expected
+    nested = make(ScheduledProcedureStepSequence=[step])
+    assert matches(make(ScheduledProcedureStepSequence=[keys]), nested, UTC) is expected
+
+
+@pytest.mark.requirement("SRS-WLS-501")
+def test_study_date_and_time_are_matched_apart():
+    """Only the start of a step is one range by the standard; a study's needs a negotiation that is not offered."""
+    keys = make(StudyDate="20260705-20260707", StudyTime="1000-1800")
+    assert not matches(keys, make(StudyDate="20260706", StudyTime="2300"), UTC)
+
+
+@pytest.mark.requirement("SRS-WLS-502")
+@pytest.mark.parametrize(("value", "hours"), [("+0100", 1), ("-0530", -5.5), ("+0000", 0)])
+def test_the_time_zone_of_the_identifier_is_read(value, hours):
+    """(0008,0201): the keys' times are of that zone."""
+    zone = zone_of(make(TimezoneOffsetFromUTC=value))
+    assert zone is not None
+    assert zone.utcoffset(None).total_seconds() == hours * 3600
+    assert zone_of(make(PatientID="1")) is None
+    with pytest.raises(ValueError, match=r"\(0008,0201\)"):
+        zone_of(make(TimezoneOffsetFromUTC="CET"))
+
+
+@pytest.mark.requirement("SRS-UPS-010")
+def test_only_plain_values_are_looked_up():
+    """A wildcard has to be matched, not looked up."""
+    assert values_of(make(StudyInstanceUID="1.2\\1.3"), "StudyInstanceUID") == ["1.2", "1.3"]
+    assert values_of(make(ProcedureStepState="SCHED*"), "ProcedureStepState") == []
+    assert values_of(make(ProcedureStepState=""), "ProcedureStepState") == []
+    assert values_of(Dataset(), "ProcedureStepState") == []

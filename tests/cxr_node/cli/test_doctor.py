@@ -1,0 +1,33 @@
+"""The doctor's look at storage commitment."""
+
+import pytest
+
+from cxr_node.cli.doctor import Unwell, _commitment
+from cxr_node.clock import utc_now
+from cxr_node.settings import Peer, Settings
+from storage import Database, commitments
+
+
+@pytest.mark.requirement("SRS-DLV-109")
+def test_the_doctor_names_who_waits_for_a_report_in_vain(tmp_path):
+    """A modality that deletes nothing until it hears from the node fills up, weeks later."""
+    settings = Settings(node={"data_dir": str(tmp_path)})
+    assert _commitment(settings) == "nobody has asked yet"
+    database = Database(settings.database_url)
+    database.migrate()
+    assert _commitment(settings) == "everybody who asked can be reported to"
+    with database.begin() as connection:
+        commitments.add_request(
+            connection,
+            "2.25.1",
+            calling_ae_title="CR_ROOM_1",
+            called_ae_title="CXR_NODE",
+            peer_address="192.0.2.1",
+            items=[("1.2", "2.25.7")],
+            now=utc_now(),
+        )
+    database.dispose()
+    with pytest.raises(Unwell, match=r"CR_ROOM_1 asked for storage commitment .* add a \[\[peer\]\] section"):
+        _commitment(settings)
+    peer = Peer(ae_title="CR_ROOM_1", host="192.0.2.1")
+    assert _commitment(settings.model_copy(update={"peer": (peer,)})) == "everybody who asked can be reported to"
