@@ -14,10 +14,10 @@ from cxr_node.analyze.study import Conclusion, OpenStudy
 from cxr_node.clock import utc_now
 from cxr_node.errors import StorageUnavailable
 from cxr_node.findings import OrderedPriority, StudyOutcome, StudyStatus, effective_priority
-from cxr_node.findings.priority import parse_ordered, rank
+from cxr_node.findings.priority import parse_ordered, rank, rank_of
 from cxr_node.reporting import Notice, encode, encode_notice, make_failure_notice, make_notice
 from cxr_node.settings import PRIORITY, Destination
-from storage import InstanceFiles, audit, deliveries, jobs, manifests, results, studies
+from storage import InstanceFiles, audit, deliveries, jobs, manifests, orders, results, studies
 from storage.jobs import Job
 from storage.results import Result
 from storage.studies import Study
@@ -58,6 +58,7 @@ class Settlement:
         if study is None:
             raise StorageUnavailable("the study of this outcome has no row")
         if _has_new_image(opened.current, outcome) and studies.reopen(connection, uid, at):
+            orders.apply(connection, uid, rank=rank_of, now=at)  # what was ordered while nobody was to read it
             study = studies.get(connection, uid) or study
         proposed, effective = _priorities(study, outcome)
         result = results.add(
@@ -293,6 +294,7 @@ class GivenUp:
         current = results.current(connection, job.key)
         # Which image it was is not known; better read twice than not at all.
         if studies.reopen(connection, job.key, at):
+            orders.apply(connection, job.key, rank=rank_of, now=at)
             study = studies.get(connection, job.key) or study
         result = self._result(connection, study, current, reason, at)
         studies.set_outcome(

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -102,9 +103,10 @@ class Supervisor:
         """
         self._run_dir.mkdir(parents=True, exist_ok=True)
         with _only_one(self._run_dir / "serve.lock"):
-            metrics_dir = self._run_dir / "metrics"
-            shutil.rmtree(metrics_dir, ignore_errors=True)
-            metrics_dir.mkdir()
+            # A folder of this process's own: stages of a supervisor that was killed may still write to theirs.
+            for old in self._run_dir.glob("metrics*"):
+                shutil.rmtree(old, ignore_errors=True)
+            metrics_dir = Path(tempfile.mkdtemp(prefix="metrics-", dir=self._run_dir))
             self._environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
             database = Database(self._settings.database_url)
             try:

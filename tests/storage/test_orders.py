@@ -173,7 +173,7 @@ def test_old_orders_and_messages_are_forgotten(database):
 
 
 @pytest.mark.requirement("SRS-STO-407")
-def test_what_a_person_has_read_is_raised_by_nothing_and_leaves_the_list(database):
+def test_what_a_person_has_read_is_raised_by_no_order_and_leaves_the_list_until_it_is_reopened(database):
     """Its place on the list means nothing any more; the first time of reading counts."""
     with database.begin() as connection:
         touch(connection)
@@ -183,7 +183,6 @@ def test_what_a_person_has_read_is_raised_by_nothing_and_leaves_the_list(databas
         orders.put(connection, ORDER, now=NOON)
         assert not apply(connection)
         assert not studies.raise_ordered(connection, "1.2.3", "STAT", 4, "by hand", NOON)
-        touch(connection, ordered_priority="STAT")
         studies.set_outcome(
             connection,
             "1.2.3",
@@ -198,8 +197,14 @@ def test_what_a_person_has_read_is_raised_by_nothing_and_leaves_the_list(databas
         study = studies.get(connection, "1.2.3")
         assert studies.listed(connection, since=NOON) == []
         events = [item.event for item in audit.events(connection, study_instance_uid="1.2.3")]
-    assert (study.effective_priority, study.ordered_priority, study.read_at) == ("ROUTINE", "ROUTINE", NOON)
+        assert (study.effective_priority, study.ordered_priority, study.read_at) == ("ROUTINE", "ROUTINE", NOON)
+        assert studies.reopen(connection, "1.2.3", NOON)
+        assert not studies.reopen(connection, "1.2.3", NOON)
+        assert apply(connection)
+        again = studies.get(connection, "1.2.3")
+        assert [item.study_instance_uid for item in studies.listed(connection, since=NOON)] == ["1.2.3"]
     assert events == ["study_marked_read"]
+    assert (again.effective_priority, again.read_at, again.reopened) == ("STAT", None, 1)
 
 
 @pytest.mark.requirement("SRS-STO-407")

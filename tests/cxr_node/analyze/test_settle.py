@@ -315,3 +315,17 @@ def test_an_image_that_fails_after_the_study_was_read_puts_it_on_the_list_again(
     line.arrive(2)
     line.fail()
     assert (line.study().status, line.study().read_at) == ("failed", None)
+
+
+@pytest.mark.requirement("SRS-ANA-207")
+def test_an_order_that_came_while_the_study_was_read_counts_once_it_is_open_again(line):
+    """It raised nothing then, for there was nothing left to read."""
+    line.arrive(1, 0.1)
+    line.analyse()
+    with line.database.begin() as connection:
+        studies.mark_read(connection, UID, line.now)
+        orders.put(connection, STAT, now=line.now)
+    line.arrive(2, 0.1)
+    line.analyse()
+    assert (line.study().effective_priority, line.study().ordered_reason) == ("STAT", "HL7 order from the RIS")
+    assert line.notices()[-1].effective == "STAT"

@@ -21,7 +21,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     generate_uid,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 
 from cxr_node.clock import utc_now
 from cxr_node.deliver import DESTINATIONS, Shelf, StoredObject, run_deliver
@@ -210,11 +210,14 @@ def serving(
     ae.require_calling_aet = list(known_callers)
     for sop_class_uid in classes:
         ae.add_supported_context(sop_class_uid, list(syntaxes))
+    # The node's receiver, if a test of it ran in this process, had the library write datasets to files.
+    chunked, _config.STORE_RECV_CHUNKED_DATASET = _config.STORE_RECV_CHUNKED_DATASET, False
     server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
     try:
         yield pacs
     finally:
         server.shutdown()
+        _config.STORE_RECV_CHUNKED_DATASET = chunked
 
 
 @contextlib.contextmanager
