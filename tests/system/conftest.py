@@ -108,7 +108,7 @@ class Node:
                 [sys.executable, "-m", "cxr_node", "--config", str(self.config), "serve"], stderr=log, cwd=ROOT
             )
         try:
-            wait_until(self.is_ready, 60, f"node ready; log:\n{self.log_path.read_text()[-3000:]}")
+            wait_until(self.is_ready, 120, f"node ready; log:\n{self.log_path.read_text()[-3000:]}")
             if not any(MADE.iterdir()) and cache.is_dir():
                 shutil.copytree(cache, MADE, dirs_exist_ok=True)
         except AssertionError:
