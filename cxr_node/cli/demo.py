@@ -77,6 +77,7 @@ def demo(settings: Settings, arguments: argparse.Namespace) -> int:
         "host": "127.0.0.1",
         "port": pacs.port,
         "settle_s": 0.5,
+        "commit": False,  # it keeps what it gets and answers no questions about it
     }
     others = [item.model_dump() for item in settings.destination if item.name != "demo-pacs"]
     environment = {"CXR_NODE__DESTINATION": json.dumps([*others, destination])}

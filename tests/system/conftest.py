@@ -260,9 +260,9 @@ class Orthanc:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        configuration = {
+    def configuration(self) -> dict[str, Any]:
+        """What it is started with; a PACS that differs says in what."""
+        return {
             "Name": "PACS",
             "StorageDirectory": str(self.folder / "storage"),
             "IndexDirectory": str(self.folder / "storage"),
@@ -275,13 +275,20 @@ class Orthanc:
             "Plugins": [],
             "DicomModalities": {"node": ["CXR_NODE", "127.0.0.1", self.node_port]},
         }
+
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        return get_json(f"{self.url}/system") is not None
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(configuration))
+        path.write_text(json.dumps(self.configuration()))
         program = find_program("Orthanc")
         assert program is not None
         with (self.folder / "orthanc.log").open("ab") as log:
-            self.process = subprocess.Popen([program, str(path)], stdout=log, stderr=log)
-        wait_until(lambda: get_json(f"{self.url}/system"), 30, "Orthanc ready")
+            self.process = subprocess.Popen([program, "--verbose", str(path)], stdout=log, stderr=log)
+        wait_until(self.is_up, 30, "Orthanc ready")
 
     def stop(self) -> None:
         if self.process is not None:

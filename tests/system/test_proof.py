@@ -1,13 +1,12 @@
 """Proof of delivery with a real PACS: Orthanc commits, is read back, and is caught dropping an object."""
 
 import copy
-import json
-import subprocess
 import threading
 import time
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -23,7 +22,7 @@ from cxr_node.reporting import encode
 from cxr_node.settings import Destination, Settings
 from storage import Database, Doorbell, InstanceFiles, commitments, deliveries, jobs, results
 from tests.cxr_node.deliver.conftest import make_report
-from tests.system.conftest import Orthanc, find_program, free_port, get_json, wait_until
+from tests.system.conftest import Orthanc, free_port, get_json, wait_until
 
 pytestmark = pytest.mark.peer("Orthanc", "ip")
 
@@ -34,35 +33,18 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 class WebOrthanc(Orthanc):
     """Orthanc with DICOMweb, that knows the node's listener."""
 
-    def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        configuration = {
-            "Name": "PACS",
-            "StorageDirectory": str(self.folder / "storage"),
-            "IndexDirectory": str(self.folder / "storage"),
-            "DicomAet": "PACS",
-            "DicomPort": self.dicom_port,
-            "HttpPort": self.http_port,
-            "RemoteAccessAllowed": False,
+    def configuration(self) -> dict[str, Any]:
+        return super().configuration() | {
             "AuthenticationEnabled": True,
             "RegisteredUsers": {"node": "pass-word"},
-            "DicomAlwaysAllowStore": True,
             "DicomAlwaysAllowFind": True,
             "DicomCheckCalledAet": True,
             "OverwriteInstances": False,
             "Plugins": [str(PLUGIN)] if PLUGIN.exists() else [],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-            "DicomModalities": {"node": ["CXR_NODE", "127.0.0.1", self.node_port]},
         }
-        path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(configuration))
-        program = find_program("Orthanc")
-        assert program is not None
-        with (self.folder / "orthanc.log").open("ab") as log:
-            self.process = subprocess.Popen([program, "--verbose", str(path)], stdout=log, stderr=log)
-        wait_until(self._is_up, 30, "Orthanc ready")
 
-    def _is_up(self) -> bool:
+    def is_up(self) -> bool:
         try:
             get_json(f"{self.url}/system")
         except urllib.error.HTTPError as error:

@@ -8,13 +8,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage import Database, backfills, deliveries, studies
 from storage.backfills import COMPLETED, FETCHED, FETCHING, SKIPPED
 from tests.builders import make_radiograph_dataset, to_part_10
-from tests.conftest import ROOT, find_program
+from tests.conftest import ROOT
 from tests.system.conftest import Node, Orthanc, free_port, get_json, wait_until, with_own_uids
 
 pytestmark = pytest.mark.peer("Orthanc", "ip")
@@ -29,33 +30,15 @@ class WebOrthanc(Orthanc):
 
     stow_port: int = field(default_factory=free_port)
 
-    def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        configuration = {
-            "Name": "PACS",
-            "StorageDirectory": str(self.folder / "storage"),
-            "IndexDirectory": str(self.folder / "storage"),
-            "DicomAet": "PACS",
-            "DicomPort": self.dicom_port,
-            "HttpPort": self.http_port,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomAlwaysAllowStore": True,
+    def configuration(self) -> dict[str, Any]:
+        return super().configuration() | {
             "Plugins": [str(PLUGIN)],
             "DicomWeb": {
                 "Enable": True,
                 "Root": "/dicom-web/",
                 "Servers": {"node": {"Url": f"http://127.0.0.1:{self.stow_port}/"}},
             },
-            "DicomModalities": {"node": ["CXR_NODE", "127.0.0.1", self.node_port]},
         }
-        path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(configuration))
-        program = find_program("Orthanc")
-        assert program is not None
-        with (self.folder / "orthanc.log").open("ab") as log:
-            self.process = subprocess.Popen([program, str(path)], stdout=log, stderr=log)
-        wait_until(lambda: get_json(f"{self.url}/system"), 30, "Orthanc ready")
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,9 @@ def test_the_message_goes_out_and_both_sides_words_are_kept(node):
 def test_an_acceptance_in_either_mode_is_success(node, code):
     """Original and enhanced mode: the one has no CA, the other begins with it."""
     with hl7_serving(Hl7Peer(answer=lambda message: ack(message, code))) as peer:
-        sent_to(node, peer)
+        delivery_id, sent = sent_to(node, peer)
+    assert (sent.reason, sent.skipped) == ("", False)
+    assert [row.code for row in kept(node, delivery_id)] == [code]
 
 
 @pytest.mark.requirement("SRS-DLV-204")
@@ -280,7 +282,10 @@ def test_what_is_no_acknowledgement_is_none(text):
 def test_an_acknowledgement_may_come_in_pieces(node, pieces):
     """TCP keeps no message boundaries."""
     with hl7_serving(Hl7Peer(pieces=pieces)) as peer:
-        sent_to(node, peer)
+        delivery_id, sent = sent_to(node, peer)
+    assert (sent.reason, sent.skipped) == ("", False)
+    (row,) = kept(node, delivery_id)
+    assert control_id(make_notice()) in row.acknowledgement, "whole, however it came"
 
 
 @pytest.mark.requirement("SRS-DLV-204")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cxr_node.findings import OrderedPriority
 from cxr_node.orders.hl7_acknowledgement import acknowledge
 from cxr_node.orders.hl7_message import Rejection, decode, read_orders
 from storage.orders import ACTIVE, CANCELED
@@ -190,8 +191,12 @@ def test_any_bytes_are_read_or_rejected():
     """A listener that dies of one message serves nobody."""
     whole = message(*ORM)
     for end in range(len(whole)):
-        read(whole[:end])
-        read(whole[:end] + b"\xff\xfe\x00" + whole[end:])
+        for body in (whole[:end], whole[:end] + b"\xff\xfe\x00" + whole[end:]):
+            found = read(body)
+            assert found is not None
+            assert isinstance(found, Rejection) or all(
+                order.priority in ("", *map(str, OrderedPriority)) for order in found
+            )
 
 
 @pytest.mark.requirement("SRS-ORD-005")

@@ -24,7 +24,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from cxr_node.worklist.app import SECURITY_HEADERS
 from cxr_node.worklist.present import BANNER, duration, names, viewer_link
 from cxr_node.worklist.stage import WorklistServer
-from storage import Doorbell, InstanceFiles, results, studies
+from storage import Doorbell, InstanceFiles, deliveries, results, studies
 from tests.conftest import find_program
 from tests.cxr_node.worklist.conftest import make_exclusion, make_score, with_worklist
 
@@ -193,6 +193,22 @@ def test_a_flagged_study_stays_flagged_when_a_later_image_is_not_analysed(client
     text = " ".join(Page(client.get("/").text).text.split())
     assert f"▲ Flagged suspected pneumonia, {words}" in text
     assert "HIGH raised by AI from ROUTINE" in text
+
+
+@pytest.mark.requirement("SRS-WLT-003")
+def test_the_list_says_that_a_delivery_is_not_proved_and_the_study_says_why(client, ward, database, clock):
+    """The reason is the administrator's; on the list it would push the next studies off the screen."""
+    ward.add("1.2.3")
+    reason = "pacs takes neither storage commitment nor a query"
+    with database.begin() as connection:
+        (delivery,) = deliveries.of_study(connection, "1.2.3")
+        deliveries.ask_proof(connection, delivery.id, now=clock.now)
+        proof = deliveries.PROOF_UNAVAILABLE
+        assert deliveries.settle_proof(connection, delivery.id, proof, method="query", reason=reason, now=clock.now)
+    listed, study = client.get("/").text, client.get("/studies/1.2.3").text
+    assert "delivered, not proved" in listed
+    assert reason not in listed
+    assert reason in study
 
 
 @pytest.mark.requirement("SRS-WLT-004")
