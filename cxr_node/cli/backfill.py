@@ -4,7 +4,6 @@ import argparse
 import getpass
 import itertools
 import json
-import signal
 import socket
 import sys
 import threading
@@ -16,6 +15,7 @@ from cxr_node.fetch import Query, Runner, make_source, parse_dates
 from cxr_node.fetch.own import own_host
 from cxr_node.fetch.run import ACTOR, Progress, only_one
 from cxr_node.settings import Settings
+from cxr_node.signals import stop_on_signals
 from storage import Database, audit, backfills
 from storage.backfills import FAILED, STUDY_STATES
 
@@ -110,8 +110,7 @@ def _run(settings: Settings, database: Database, number: int, arguments: argpars
         raise SettingsError(f"--resume: there is no run {number}; see --list")
     source = make_source(run.source, settings)
     stop = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: _interrupt(stop))
+    stop_on_signals(stop, tell="stopping after this study; once more to stop at once", second_interrupts=True)
     trouble: CxrNodeError | None = None
     is_over = False
     with only_one(settings.data_dir / "run" / f"backfill-{number}.lock"):
@@ -135,14 +134,6 @@ def _run(settings: Settings, database: Database, number: int, arguments: argpars
         counts = backfills.counts(connection, number)
     _summarize(number, counts, is_over, trouble, arguments.json)
     return 0 if is_over and not counts[FAILED] else 1
-
-
-def _interrupt(stop: threading.Event) -> None:
-    """The first time the study at hand is finished; the second time nothing is."""
-    if stop.is_set():
-        raise KeyboardInterrupt
-    stop.set()
-    print("stopping after this study; once more to stop at once", file=sys.stderr, flush=True)
 
 
 def _tell(progress: Progress, as_json: bool) -> None:

@@ -6,7 +6,6 @@ The demonstration PACS is a Storage SCP on loopback in this process; it keeps wh
 import argparse
 import json
 import queue
-import signal
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from cxr_node.errors import CxrNodeError, Unreachable
 from cxr_node.log import configure_logging
 from cxr_node.reporting import render_text
 from cxr_node.settings import Settings
+from cxr_node.signals import stop_on_signals
 from storage import Database, studies
 from storage.studies import Study
 
@@ -66,8 +66,7 @@ def demo(settings: Settings, arguments: argparse.Namespace) -> int:
     """Start the node, send two drawn studies, print what came back, stay up until interrupted."""
     configure_logging("error")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     pacs = DemoPacs(settings.data_dir / "demo-pacs")
     destination = {

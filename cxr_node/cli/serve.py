@@ -26,6 +26,7 @@ from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.settings import Settings
+from cxr_node.signals import stop_on_signals
 from storage import Database, Doorbell, jobs
 from storage.errors import StorageError
 
@@ -188,8 +189,7 @@ def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Run the node until SIGTERM or SIGINT."""
     configure_logging(settings.node.log_level, "supervisor")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop)
     Supervisor(settings, arguments.config).run(stop)
     log.info("node_stopped")
     return 0

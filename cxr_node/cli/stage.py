@@ -10,6 +10,7 @@ import threading
 
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.settings import Settings
+from cxr_node.signals import stop_on_signals
 
 PR_SET_PDEATHSIG = 1
 
@@ -19,8 +20,7 @@ def run_stage(settings: Settings, arguments: argparse.Namespace) -> int:
     stage: str = arguments.stage
     configure_logging(settings.node.log_level, stage)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop)
     if arguments.parent:
         end_with(arguments.parent)
     log = get_logger("stage")

@@ -158,7 +158,7 @@ def run_deliver(settings: Settings, stop: threading.Event) -> None:
     try:
         while not stop.wait(WATCH_S):
             ended = [thread.name for thread in threads if not thread.is_alive()]
-            if ended:
+            if ended and not stop.is_set():  # a stop between the wait and the look ends them too
                 raise RuntimeError(f"{', '.join(ended)} ended by itself")
     finally:
         stop.set()

@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import signal
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ from cxr_node.receive.stow import Stow, create_app
 from cxr_node.receive.watch import WatchedFolder
 from cxr_node.receive.web_server import WebServer
 from cxr_node.settings import Settings
+from cxr_node.signals import stop_on_signals
 from storage import Database, Doorbell, InstanceFiles
 
 log = get_logger("receive")
@@ -259,8 +259,7 @@ def _serve(settings: Settings, port: int, ready: Connection) -> None:
     """An acceptor process: runs until SIGTERM, or until the process that started it is gone, however it went."""
     configure_logging(settings.node.log_level, "receive")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
