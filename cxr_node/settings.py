@@ -110,6 +110,11 @@ class Caller(_Section):
     hosts: tuple[str, ...] = Field(
         ("127.0.0.1", "::1"), description="addresses or networks (CIDR) it may come from; `*` for any"
     )
+    silent_after_h: float = Field(
+        -1.0,
+        ge=-1,
+        description="hours without an image until silence is an alarm; 0: never; -1: as `upkeep` says",
+    )
 
 
 class Analyze(_Section):
@@ -272,6 +277,36 @@ class Orders(_Section):
         return bool(self.hl7_port or self.ris.ae_title.strip())
 
 
+class Oidc(_Section):
+    """OpenID Connect: people sign in at the site's identity provider."""
+
+    issuer: str = Field("", pattern=r"^(https?://\S+)?$", description="its issuer address; empty: local users only")
+    client_id: str = Field("", description="how the provider knows this node")
+    client_secret_file: str = Field("", description="file with the client's secret; empty: a public client, PKCE only")
+    scopes: tuple[str, ...] = Field(("openid", "profile", "email"), description="scopes that are asked for")
+    login_claim: str = Field("preferred_username", description="claim of the ID token that holds the login")
+    role_claim: str = Field("roles", description="claim that holds roles or groups")
+    admin: tuple[str, ...] = Field((), description="values of that claim that make an admin")
+    auditor: tuple[str, ...] = Field((), description="values that make an auditor")
+    reader: tuple[str, ...] = Field((), description="values that make a reader; `*`: whoever signs in")
+    button: str = Field("Sign in with the hospital account", description="what the button on the sign-in page says")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Oidc":
+        if self.issuer and not self.client_id:
+            raise ValueError("an issuer needs client_id")
+        return self
+
+
+class Drop(_Section):
+    """The page where images can be tried."""
+
+    enabled: bool = Field(True, description="whether there is such a page")
+    max_upload_mb: float = Field(512.0, gt=0, description="largest upload, and largest content of a zip")
+    max_files: int = Field(500, ge=1, le=10_000, description="most files in one upload, those in a zip counted")
+    keep_min: float = Field(15.0, gt=0, description="minutes until what was tried is deleted, results included")
+
+
 class Worklist(_Section):
     host: str = Field("127.0.0.1", description="address of the web page and API")
     port: Port = Field(8042, description="their port")
@@ -279,8 +314,16 @@ class Worklist(_Section):
     dicom_ae_title: AeTitle = Field("CXR_WORKLIST", description="its AE title")
     dicom_port: Port = Field(11113, description="its port")
     require_token: Literal["auto", "always", "never"] = Field(
-        "auto", description="API and page ask for a token; `auto`: unless `host` is a loopback address"
+        "auto",
+        description="people sign in and programs show a token; `never`: on a loopback address anybody there may read",
     )
+    public_url: str = Field(
+        "", pattern=r"^(https?://[^\s/]+)?$", description="`https://host` under which a proxy serves the page"
+    )
+    session_idle_min: float = Field(30.0, gt=0, description="minutes without a request after which a session ends")
+    session_max_h: float = Field(12.0, gt=0, description="hours after which a session ends in any case")
+    oidc: Oidc = Field(default_factory=Oidc, description="sign-in at the site's identity provider")
+    drop: Drop = Field(default_factory=Drop, description="the page where images can be tried")
     viewer_url: str = Field("", description="link to the site's viewer; `{study_instance_uid}` is filled in")
     max_wait_min: float = Field(
         120.0,
@@ -296,6 +339,12 @@ class Upkeep(_Section):
         30.0, ge=0, description="instances of a finished study are deleted after this; 0 keeps them"
     )
     self_test_min: float = Field(60.0, gt=0, description="minutes between runs of the golden images")
+    silent_after_h: float = Field(
+        24.0, ge=0, description="hours without an image after which a sender's silence is an alarm; 0: never"
+    )
+    association_days: float = Field(
+        30.0, gt=0, description="associations, rejected callers and log-in attempts are forgotten after this"
+    )
     sweep_s: float = Field(
         15.0, gt=0, description="seconds between sweeps of expired leases and abandoned temporary files"
     )

@@ -22,8 +22,10 @@ from storage import (
     messages,
     orders,
     results,
+    sessions,
     studies,
     tokens,
+    users,
 )
 from storage.database import Database
 from storage.doorbell import Bell, Doorbell
@@ -48,6 +50,8 @@ __all__ = [
     "messages",
     "orders",
     "results",
+    "sessions",
     "studies",
     "tokens",
+    "users",
 ]

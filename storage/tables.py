@@ -67,15 +67,15 @@ Id = BigInteger().with_variant(Integer, "sqlite")
 metadata = MetaData()
 
 
-def _words(name: str, **options: Any) -> Column[str]:
+def words(name: str, **options: Any) -> Column[str]:
     return Column(name, Words, nullable=False, server_default="", **options)
 
 
-def _count(name: str) -> Column[int]:
+def count(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
 
 
-def _when(name: str, *, nullable: bool = False) -> Column[datetime]:
+def when(name: str, *, nullable: bool = False) -> Column[datetime]:
     return Column(name, Instant, nullable=nullable)
 
 
@@ -103,25 +103,58 @@ studies = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("study_instance_uid", Words, nullable=False),
-    *(_words(name) for name in CONTEXT),
-    _count("ordered_rank"),
-    _words("ai_priority"),
-    _words("effective_priority"),
-    _count("priority_rank"),
-    _words("status"),
+    *(words(name) for name in CONTEXT),
+    count("ordered_rank"),
+    words("ai_priority"),
+    words("effective_priority"),
+    count("priority_rank"),
+    words("status"),
     Column("flagged", Boolean, nullable=False, server_default=text("false")),
-    _when("notified_at", nullable=True),
-    _count("revision"),
-    _count("conflicts"),
-    _words("calling_ae_title"),
-    _when("first_received_at"),
-    _when("last_received_at"),
-    _words("ordered_reason"),
-    _words("origin"),
-    _when("read_at", nullable=True),
-    _count("reopened"),
+    when("notified_at", nullable=True),
+    count("revision"),
+    count("conflicts"),
+    words("calling_ae_title"),
+    when("first_received_at"),
+    when("last_received_at"),
+    words("ordered_reason"),
+    words("origin"),
+    when("read_at", nullable=True),
+    count("reopened"),
+    # When it left the worklist because nobody read it in time; an image that comes later brings it back.
+    when("retired_at", nullable=True),
+    when("opened_at", nullable=True),  # by a reader, the first time
+    words("opened_by"),
+    words("verdict"),  # of the newest feedback on the current revision
+    words("search"),  # names, IDs and accession number, folded for searching
     UniqueConstraint("study_instance_uid", name="uq_studies_study_instance_uid"),
 )
+# Partial: the worklist walks what waits to be read, never the history.
+ON_LIST = "read_at IS NULL AND retired_at IS NULL AND origin <> 'backfill'"
+Index(
+    "ix_studies_by_priority",
+    studies.c.priority_rank.desc(),
+    studies.c.first_received_at,
+    studies.c.study_instance_uid,
+    sqlite_where=text(ON_LIST),
+    postgresql_where=text(ON_LIST),
+)
+Index(
+    "ix_studies_by_waiting",
+    studies.c.first_received_at,
+    studies.c.study_instance_uid,
+    sqlite_where=text(ON_LIST),
+    postgresql_where=text(ON_LIST),
+)
+Index(
+    "ix_studies_on_list",
+    studies.c.status,
+    studies.c.flagged,
+    studies.c.opened_at,
+    studies.c.verdict,
+    sqlite_where=text(ON_LIST),
+    postgresql_where=text(ON_LIST),
+)
+Index("ix_studies_sender", studies.c.calling_ae_title, studies.c.modality, studies.c.last_received_at)
 Index("ix_studies_last_received_at", studies.c.last_received_at, studies.c.id)
 Index("ix_studies_accession_number", studies.c.accession_number)
 
@@ -134,15 +167,15 @@ instances = Table(
     Column("study_instance_uid", Words, nullable=False),
     Column("sop_class_uid", Words, nullable=False),
     Column("transfer_syntax_uid", Words, nullable=False),
-    _count("variant"),
+    count("variant"),
     Column("size", BigInteger, nullable=False),
     Column("location", Text, nullable=False),
-    _words("calling_ae_title"),
-    _words("called_ae_title"),
-    _words("peer_address"),
-    _words("association_id"),
-    _when("received_at"),
-    _when("deleted_at", nullable=True),
+    words("calling_ae_title"),
+    words("called_ae_title"),
+    words("peer_address"),
+    words("association_id"),
+    when("received_at"),
+    when("deleted_at", nullable=True),
 )
 # Partial: an instance that retention took away may come again, as a new row.
 Index(
@@ -174,17 +207,17 @@ jobs = Table(
     Column("kind", Text, nullable=False),
     Column("key", Words, nullable=False),
     Column("state", Text, nullable=False),
-    _count("priority"),
-    _when("run_at"),
-    _count("attempts"),
-    _words("lease_owner"),
-    _when("lease_expires_at", nullable=True),
-    _count("wanted"),
-    _count("claimed"),
-    _words("reason"),
+    count("priority"),
+    when("run_at"),
+    count("attempts"),
+    words("lease_owner"),
+    when("lease_expires_at", nullable=True),
+    count("wanted"),
+    count("claimed"),
+    words("reason"),
     Column("payload", JSON, nullable=False),
-    _when("created_at"),
-    _when("settled_at", nullable=True),
+    when("created_at"),
+    when("settled_at", nullable=True),
     UniqueConstraint("kind", "key", name="uq_jobs_kind_key"),
 )
 # Partial: what a claim looks through is the backlog, never the history. No index on `state` alone: with statistics of
@@ -231,12 +264,12 @@ results = Table(
     Column("id", Id, primary_key=True),
     Column("study_instance_uid", Words, nullable=False),
     Column("revision", Integer, nullable=False),
-    _when("created_at"),
+    when("created_at"),
     Column("status", Text, nullable=False),
     Column("flagged", Boolean, nullable=False),
     Column("ai_priority", Text, nullable=False),
     Column("outcome", JSON, nullable=False),
-    _when("superseded_at", nullable=True),
+    when("superseded_at", nullable=True),
     UniqueConstraint("study_instance_uid", "revision", name="uq_results_study_instance_uid_revision"),
 )
 
@@ -249,7 +282,7 @@ result_objects = Table(
     Column("sop_class_uid", Text, nullable=False),
     Column("sop_instance_uid", Text, nullable=False),
     Column("location", Text, nullable=False),
-    _when("created_at"),
+    when("created_at"),
     UniqueConstraint("sop_instance_uid", name="uq_result_objects_sop_instance_uid"),
 )
 Index("ix_result_objects_result_id", result_objects.c.result_id)
@@ -270,7 +303,7 @@ predictions = Table(
     Column("model_version", Text, nullable=False),
     Column("score", Float(53), nullable=False),
     Column("probability", Float(53), nullable=False),
-    _when("created_at"),
+    when("created_at"),
 )
 
 deliveries = Table(
@@ -283,17 +316,17 @@ deliveries = Table(
     Column("kind", Text, nullable=False),
     Column("destination", Text, nullable=False),
     Column("state", Text, nullable=False),
-    _count("attempts"),
-    _words("reason"),
-    _words("sop_instance_uid"),
-    _words("sop_class_uid"),
-    _when("delivered_at", nullable=True),
-    _when("updated_at"),
-    _words("proof"),
-    _words("proof_method"),
-    _words("proof_reason"),
-    _when("proof_at", nullable=True),
-    _count("resends"),
+    count("attempts"),
+    words("reason"),
+    words("sop_instance_uid"),
+    words("sop_class_uid"),
+    when("delivered_at", nullable=True),
+    when("updated_at"),
+    words("proof"),
+    words("proof_method"),
+    words("proof_reason"),
+    when("proof_at", nullable=True),
+    count("resends"),
     UniqueConstraint("result_id", "kind", "destination", name="uq_deliveries_result_id_kind_destination"),
 )
 Index("ix_deliveries_study_instance_uid", deliveries.c.study_instance_uid, deliveries.c.revision)
@@ -305,15 +338,15 @@ destination_states = Table(
     metadata,
     Column("name", Words, primary_key=True, nullable=False),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
-    _words("paused_by"),
-    _count("failures"),
-    _when("resting_until", nullable=True),
-    _words("last_error"),
-    _when("last_failure_at", nullable=True),
-    _when("last_success_at", nullable=True),
-    _words("last_test"),
-    _when("last_test_at", nullable=True),
-    _when("updated_at"),
+    words("paused_by"),
+    count("failures"),
+    when("resting_until", nullable=True),
+    words("last_error"),
+    when("last_failure_at", nullable=True),
+    when("last_success_at", nullable=True),
+    words("last_test"),
+    when("last_test_at", nullable=True),
+    when("updated_at"),
 )
 
 # Storage Commitment transactions that the node asked for (SCU), and those that it was asked for (SCP).
@@ -325,8 +358,8 @@ commitments = Table(
     Column("destination", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("failure_reason", Integer, nullable=True),
-    _when("asked_at"),
-    _when("answered_at", nullable=True),
+    when("asked_at"),
+    when("answered_at", nullable=True),
 )
 Index("ix_commitments_delivery_id", commitments.c.delivery_id)
 
@@ -336,12 +369,12 @@ commitment_requests = Table(
     Column("id", Id, primary_key=True),
     Column("transaction_uid", Words, nullable=False),
     Column("calling_ae_title", Words, nullable=False),
-    _words("called_ae_title"),
-    _words("peer_address"),
+    words("called_ae_title"),
+    words("peer_address"),
     Column("items", JSON, nullable=False),
-    _when("created_at"),
-    _when("reported_at", nullable=True),
-    _words("reason"),
+    when("created_at"),
+    when("reported_at", nullable=True),
+    words("reason"),
     UniqueConstraint(
         "transaction_uid", "calling_ae_title", name="uq_commitment_requests_transaction_uid_calling_ae_title"
     ),
@@ -358,9 +391,9 @@ manifests = Table(
     Column("state", Text, nullable=False),
     Column("instances", JSON, nullable=False),
     Column("attributes", JSON, nullable=False),
-    _words("calling_ae_title"),
-    _when("created_at"),
-    _when("updated_at"),
+    words("calling_ae_title"),
+    when("created_at"),
+    when("updated_at"),
     UniqueConstraint(
         "source",
         "sop_instance_uid",
@@ -377,18 +410,18 @@ orders = Table(
     Column("id", Id, primary_key=True),
     Column("source", Text, nullable=False),
     Column("order_key", Words, nullable=False),
-    _words("accession_number"),
-    _words("patient_id"),
-    _words("issuer_of_patient_id"),
-    _words("study_instance_uid"),
-    _words("placer_order_number"),
-    _words("filler_order_number"),
-    _words("requested_procedure_id"),
-    _words("priority"),
-    _words("priority_text"),
-    _words("status"),
-    _when("created_at"),
-    _when("updated_at"),
+    words("accession_number"),
+    words("patient_id"),
+    words("issuer_of_patient_id"),
+    words("study_instance_uid"),
+    words("placer_order_number"),
+    words("filler_order_number"),
+    words("requested_procedure_id"),
+    words("priority"),
+    words("priority_text"),
+    words("status"),
+    when("created_at"),
+    when("updated_at"),
     UniqueConstraint("source", "order_key", name="uq_orders_source_order_key"),
 )
 Index("ix_orders_accession_number", orders.c.accession_number)
@@ -401,13 +434,13 @@ messages = Table(
     Column("id", Id, primary_key=True),
     Column("direction", Text, nullable=False),
     Column("peer", Words, nullable=False),
-    _words("control_id"),
-    _words("message_type"),
+    words("control_id"),
+    words("message_type"),
     Column("delivery_id", Id, ForeignKey("deliveries.id", name="fk_messages_delivery_id"), nullable=True),
-    _words("body"),
-    _words("acknowledgement"),
-    _words("code"),
-    _when("created_at"),
+    words("body"),
+    words("acknowledgement"),
+    words("code"),
+    when("created_at"),
 )
 Index("ix_messages_peer", messages.c.peer, messages.c.control_id)
 Index("ix_messages_delivery_id", messages.c.delivery_id)
@@ -419,15 +452,15 @@ work_items = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("sop_instance_uid", Words, nullable=False),
-    _words("study_instance_uid"),
+    words("study_instance_uid"),
     Column("kind", Text, nullable=False),
     Column("state", Text, nullable=False),
-    _words("transaction_uid"),
-    _words("performer"),
+    words("transaction_uid"),
+    words("performer"),
     Column("attributes", JSON, nullable=False),
-    _words("announced"),
-    _when("created_at"),
-    _when("updated_at"),
+    words("announced"),
+    when("created_at"),
+    when("updated_at"),
     UniqueConstraint("sop_instance_uid", name="uq_work_items_sop_instance_uid"),
 )
 Index("ix_work_items_study_instance_uid", work_items.c.study_instance_uid)
@@ -438,10 +471,10 @@ ups_subscriptions = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("ae_title", Words, nullable=False),
-    _words("sop_instance_uid"),
+    words("sop_instance_uid"),
     Column("keys", JSON, nullable=False),
     Column("deletion_lock", Boolean, nullable=False, server_default=text("false")),
-    _when("created_at"),
+    when("created_at"),
     UniqueConstraint("ae_title", "sop_instance_uid", name="uq_ups_subscriptions_ae_title_sop_instance_uid"),
 )
 
@@ -454,7 +487,7 @@ ups_events = Table(
     Column("event_type", Integer, nullable=False),
     Column("sop_instance_uid", Words, nullable=False),
     Column("information", JSON, nullable=False),
-    _when("created_at"),
+    when("created_at"),
 )
 Index("ix_ups_events_ae_title", ups_events.c.ae_title, ups_events.c.id)
 
@@ -466,9 +499,9 @@ backfills = Table(
     Column("source", Words, nullable=False),
     Column("query", JSON, nullable=False),
     Column("state", Text, nullable=False),
-    _words("reason"),
-    _when("created_at"),
-    _when("updated_at"),
+    words("reason"),
+    when("created_at"),
+    when("updated_at"),
 )
 
 backfill_studies = Table(
@@ -483,10 +516,10 @@ backfill_studies = Table(
     ),
     Column("study_instance_uid", Words, primary_key=True, nullable=False),
     Column("state", Text, nullable=False),
-    _count("expected"),
-    _count("attempts"),
-    _words("reason"),
-    _when("updated_at"),
+    count("expected"),
+    count("attempts"),
+    words("reason"),
+    when("updated_at"),
 )
 Index("ix_backfill_studies_study_instance_uid", backfill_studies.c.study_instance_uid)
 
@@ -498,13 +531,13 @@ feedback = Table(
     Column("result_id", Id, ForeignKey("results.id", name="fk_feedback_result_id"), nullable=False),
     Column("study_instance_uid", Words, nullable=False),
     Column("revision", Integer, nullable=False),
-    _words("finding"),
-    _words("observation_uid"),
+    words("finding"),
+    words("observation_uid"),
     Column("verdict", Text, nullable=False),
-    _words("reader"),
-    _words("comment"),
-    _words("sop_instance_uid"),
-    _when("created_at"),
+    words("reader"),
+    words("comment"),
+    words("sop_instance_uid"),
+    when("created_at"),
 )
 Index("ix_feedback_study_instance_uid", feedback.c.study_instance_uid, feedback.c.id)
 
@@ -512,13 +545,16 @@ audit_events = Table(
     "audit_events",
     metadata,
     Column("id", Id, primary_key=True),
-    _when("created_at"),
+    when("created_at"),
     Column("event", Text, nullable=False),
-    _words("actor"),
-    _words("study_instance_uid"),
+    words("actor"),
+    words("study_instance_uid"),
     Column("detail", JSON, nullable=False),
 )
 Index("ix_audit_events_study_instance_uid", audit_events.c.study_instance_uid, audit_events.c.id)
+Index("ix_audit_events_event", audit_events.c.event, audit_events.c.id)
+Index("ix_audit_events_actor", audit_events.c.actor, audit_events.c.id)
+Index("ix_audit_events_created_at", audit_events.c.created_at, audit_events.c.id)
 
 tokens = Table(
     "tokens",
@@ -527,7 +563,10 @@ tokens = Table(
     Column("name", Words, nullable=False),
     Column("role", Text, nullable=False),
     Column("secret_sha256", Text, nullable=False),
-    _when("created_at"),
+    when("created_at"),
+    words("created_by"),
+    when("last_used_at", nullable=True),
+    when("expires_at", nullable=True),
     UniqueConstraint("name", name="uq_tokens_name"),
     UniqueConstraint("secret_sha256", name="uq_tokens_secret_sha256"),
 )

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from cxr_node.settings import Settings
 from cxr_node.worklist.feedback import export_csv
-from cxr_node.worklist.feedback_api import aware
+from cxr_node.worklist.web.feedback_api import aware
 from storage import Database
 
 

@@ -8,15 +8,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
 from cxr_node.settings import Settings
-from cxr_node.worklist.access import Access
 from cxr_node.worklist.audit import AuditTrail
-from cxr_node.worklist.events import EventHub
 from cxr_node.worklist.listing import Listing
 from cxr_node.worklist.ups_events import Announcer
 from cxr_node.worklist.ups_pump import Keeper, Pump
 from cxr_node.worklist.ups_service import UpsService
 from cxr_node.worklist.ups_tasks import Tasks
 from cxr_node.worklist.ups_watch import UpsWatch
+from cxr_node.worklist.web.access import Access
+from cxr_node.worklist.web.events import EventHub
 from storage import Database, Doorbell, InstanceFiles
 
 
@@ -65,7 +65,7 @@ def make_services(settings: Settings, database: Database, now: Callable[[], date
         files=files,
         listing=listing,
         audit=AuditTrail(database, now),
-        access=Access(database, worklist),
+        access=Access(database, worklist, now),
         events=EventHub(doorbell),
         zone=zone,
         now=now,

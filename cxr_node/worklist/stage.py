@@ -15,10 +15,10 @@ from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
-from cxr_node.worklist.app import create_app
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
 from cxr_node.worklist.ups_sender import EventSender, make_workers
+from cxr_node.worklist.web.app import create_app
 from storage import Database, Doorbell
 from storage.errors import StorageError
 

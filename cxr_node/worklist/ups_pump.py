@@ -20,10 +20,10 @@ from cxr_node.clock import utc_now
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
 from cxr_node.worklist import ups, ups_ai
-from cxr_node.worklist.events import TOPIC as LIST_TOPIC
 from cxr_node.worklist.ups_events import JOB, TOPIC, Announcer, wake
 from cxr_node.worklist.ups_rules import PERFORMED
 from cxr_node.worklist.ups_tasks import Task, Tasks
+from cxr_node.worklist.web.events import TOPIC as LIST_TOPIC
 from storage import Database, Doorbell, InstanceFiles, jobs, results, studies, subscriptions, work_items
 from storage.errors import StorageError
 from storage.results import ResultObject

@@ -19,10 +19,10 @@ from cxr_node.clock import utc_now
 from cxr_node.findings.priority import OrderedPriority, UpsPriority, parse_ordered, rank, ups_priority
 from cxr_node.worklist import ups_rules as rules
 from cxr_node.worklist import ups_states as states
-from cxr_node.worklist.events import TOPIC as LIST_TOPIC
 from cxr_node.worklist.ups_events import TOPIC, Announcer
 from cxr_node.worklist.ups_pump import Keeper
 from cxr_node.worklist.ups_tasks import Task, Tasks
+from cxr_node.worklist.web.events import TOPIC as LIST_TOPIC
 from storage import Database, Doorbell, audit, studies, work_items
 from storage.work_items import AI, CANCELED, COMPLETED, EXTERNAL, IN_PROGRESS, READING, SCHEDULED, WorkItem
 

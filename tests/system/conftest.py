@@ -95,7 +95,7 @@ class Node:
         lines = [
             f'[node]\nprofile = "{self.profile}"\ndata_dir = "data"\n',
             f"[receive]\nport = {self.port}\nmin_free_gb = 0.1\n",
-            f"[worklist]\nport = {self.web_port}\ndicom_port = {self.dicom_port}\n",
+            f'[worklist]\nport = {self.web_port}\ndicom_port = {self.dicom_port}\nrequire_token = "never"\n',
             self.extra,
         ]
         for destination in self.destinations:

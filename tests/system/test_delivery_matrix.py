@@ -22,8 +22,8 @@ from starlette.testclient import TestClient
 
 from cxr_node.clock import utc_now
 from cxr_node.settings import PRIORITY, Destination
-from cxr_node.worklist.app import create_app
 from cxr_node.worklist.services import make_services
+from cxr_node.worklist.web.app import create_app
 from storage import Database, lanes
 from tests.cxr_node.deliver.conftest import Node, Pacs, free_port, serving, storescp, wait_for
 from tests.cxr_node.deliver.peers import (

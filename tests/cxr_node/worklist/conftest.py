@@ -1,5 +1,6 @@
 """Studies on a worklist: a database in a file, studies in every state, a fixed clock, and the servers on loopback."""
 
+import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from starlette.testclient import TestClient
 from cxr_node.findings import OrderedPriority, effective_priority
 from cxr_node.findings.priority import parse_ordered, rank
 from cxr_node.settings import Settings
-from cxr_node.worklist.app import create_app
 from cxr_node.worklist.services import Services, make_services
-from storage import Database, deliveries, instances, jobs, results, studies
+from cxr_node.worklist.web.access import COOKIE, CSRF_HEADER
+from cxr_node.worklist.web.app import create_app
+from storage import Database, deliveries, instances, jobs, results, sessions, studies, users
 from storage.studies import PatientContext
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -176,10 +178,11 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(tmp_path: Path, migrated_database: Path) -> Settings:
-    """The defaults on free ports, with a migrated database."""
+    """The defaults on free ports, with a migrated database; nobody has to sign in to read."""
     (tmp_path / "var").mkdir()
     shutil.copy(migrated_database, tmp_path / "var" / "cxr-node.db")
-    return Settings.model_validate({"base_dir": str(tmp_path), "worklist": {"port": 0, "dicom_port": 0}})
+    worklist = {"port": 0, "dicom_port": 0, "require_token": "never"}
+    return Settings.model_validate({"base_dir": str(tmp_path), "worklist": worklist})
 
 
 @pytest.fixture
@@ -231,6 +234,30 @@ def make_client(database: Database, clock: Clock) -> Iterator[Callable[..., Test
     yield make
     for one in opened:
         one.__exit__(None, None, None)
+
+
+@pytest.fixture
+def sign_in(database: Database, clock: Clock) -> Callable[..., str]:
+    """Return a function that gives a client the session of a new user; what it returns is the CSRF token."""
+
+    def sign(client: TestClient, role: str = "admin", login: str = "") -> str:
+        secret, csrf_token, now = secrets.token_urlsafe(32), secrets.token_urlsafe(32), clock.now
+        with database.begin() as connection:
+            user = users.add(connection, login or f"{role}.person", role, now=now)
+            sessions.open_session(
+                connection,
+                user.id,
+                secret=secret,
+                csrf_token=csrf_token,
+                address="127.0.0.1",
+                now=now,
+                ends=now + timedelta(hours=12),
+            )
+        client.cookies.set(COOKIE, secret)
+        client.headers[CSRF_HEADER] = csrf_token
+        return csrf_token
+
+    return sign
 
 
 def with_worklist(settings: Settings, profile: str = "triage", **changes: Any) -> Settings:

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cxr_node.worklist import present
+from cxr_node.worklist.web import present
 from storage.deliveries import Delivery
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

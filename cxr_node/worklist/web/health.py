@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from cxr_node.errors import PackageError
 from cxr_node.inference.package import find_package, package_folders
 from cxr_node.settings import Settings
-from cxr_node.worklist.access import CurrentReader
 from cxr_node.worklist.services import Services
+from cxr_node.worklist.web.access import Monitor
 from storage import Database, InstanceFiles, jobs
 from storage.errors import StorageError
 
@@ -57,7 +57,7 @@ def readyz(request: Request, response: Response) -> ReadyBody:
 
 
 @router.get("/metrics", summary="Prometheus metrics of all stages", response_class=Response)
-def metrics(request: Request, _: CurrentReader) -> Response:
+def metrics(request: Request, _: Monitor) -> Response:
     """The counters of every process of the node, and gauges of the queue and the disk taken now."""
     services: Services = request.app.state.services
     registry = CollectorRegistry()

@@ -6,14 +6,13 @@ The stage that sends is another process: what is asked for here is written to st
 import time
 from datetime import datetime
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cxr_node.settings import Destination
-from cxr_node.worklist.access import CurrentReader, Reader
 from cxr_node.worklist.services import Services
+from cxr_node.worklist.web.access import Admin
 from storage import Doorbell, deliveries, destination_states, lanes
 from storage.destination_states import Counts, DestinationState
 
@@ -83,7 +82,7 @@ router = APIRouter(
     tags=["destinations"],
     responses={
         401: {"model": ProblemBody, "description": "a token is needed"},
-        403: {"model": ProblemBody, "description": "a token with the role admin is needed"},
+        403: {"model": ProblemBody, "description": "only the role admin may"},
         404: {"model": ProblemBody, "description": "node.toml has no destination of that name"},
         503: {"model": ProblemBody},
     },
@@ -91,9 +90,9 @@ router = APIRouter(
 
 
 @router.get("", summary="Where results go, and how each destination stands")
-def list_destinations(request: Request, reader: CurrentReader) -> DestinationListBody:
+def list_destinations(request: Request, reader: Admin) -> DestinationListBody:
     """In the order of node.toml."""
-    services = _admitted(request, reader)
+    services: Services = request.app.state.services
     now, listed = services.now(), services.settings.destination
     with services.database.read() as connection:
         counts = destination_states.counts(connection, now=now)
@@ -106,9 +105,9 @@ def list_destinations(request: Request, reader: CurrentReader) -> DestinationLis
 
 
 @router.get("/{name}", summary="One destination")
-def read_destination(request: Request, reader: CurrentReader, name: str) -> DestinationBody:
+def read_destination(request: Request, reader: Admin, name: str) -> DestinationBody:
     """As in the list."""
-    services = _admitted(request, reader)
+    services: Services = request.app.state.services
     return _body(services, _named(services, name))
 
 
@@ -120,12 +119,12 @@ def read_destination(request: Request, reader: CurrentReader, name: str) -> Dest
 def ask_test(
     request: Request,
     response: Response,
-    reader: CurrentReader,
+    reader: Admin,
     name: str,
     wait_s: Annotated[float, Query(ge=0, le=30, description="longest wait for the outcome, s")] = 10.0,
 ) -> DestinationBody:
     """The stage that sends makes the test; nothing is delivered by it. 200 with the outcome in `last_test`."""
-    services = _admitted(request, reader)
+    services: Services = request.app.state.services
     destination = _named(services, name)
     asked_at = services.now()
     with services.database.begin() as connection:
@@ -145,9 +144,9 @@ def ask_test(
 
 
 @router.post("/{name}/pause", summary="Send nothing there until it is resumed")
-def pause_destination(request: Request, reader: CurrentReader, name: str) -> DestinationBody:
+def pause_destination(request: Request, reader: Admin, name: str) -> DestinationBody:
     """What is being sent is finished; everything else waits, over restarts too."""
-    services = _admitted(request, reader)
+    services: Services = request.app.state.services
     destination = _named(services, name)
     with services.database.begin() as connection:
         lanes.pause(connection, name, by=reader.name, now=services.now())
@@ -155,9 +154,9 @@ def pause_destination(request: Request, reader: CurrentReader, name: str) -> Des
 
 
 @router.post("/{name}/resume", summary="Go on sending, at once")
-def resume_destination(request: Request, reader: CurrentReader, name: str) -> DestinationBody:
+def resume_destination(request: Request, reader: Admin, name: str) -> DestinationBody:
     """Also where it was not paused but left alone after failures."""
-    services = _admitted(request, reader)
+    services: Services = request.app.state.services
     destination = _named(services, name)
     with services.database.begin() as connection:
         lanes.resume(connection, name, by=reader.name, now=services.now())
@@ -170,9 +169,9 @@ def resume_destination(request: Request, reader: CurrentReader, name: str) -> De
     summary="Send again what failed, or one delivery",
     responses={409: {"model": ProblemBody, "description": "that delivery is not sent again, and why"}},
 )
-def resend(request: Request, reader: CurrentReader, name: str, body: ResendBody) -> ResentBody:
+def resend(request: Request, reader: Admin, name: str, body: ResendBody) -> ResentBody:
     """The same objects, the same bytes."""
-    services = _admitted(request, reader)
+    services: Services = request.app.state.services
     _named(services, name)
     if body.delivery is None:
         number = lanes.resend_failed(services.database, name, by=reader.name, now=services.now())
@@ -187,18 +186,6 @@ def resend(request: Request, reader: CurrentReader, name: str, body: ResendBody)
         number = 1
     _ring(services)
     return ResentBody(resent=number)
-
-
-def _admitted(request: Request, reader: Reader) -> Services:
-    """Return the services to who may use them: where tokens are asked for, one of the role admin."""
-    services: Services = request.app.state.services
-    if services.access.required and reader.role != "admin":
-        raise HTTPException(403, f"the role {reader.role} may not look after destinations; admin may")
-    # Where no token is asked for, a browser on this machine would speak in its user's name for any page it shows.
-    origin = request.headers.get("origin")
-    if not services.access.required and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, "a page of another origin may not look after destinations")
-    return services
 
 
 def _named(services: Services, name: str) -> Destination:

@@ -7,10 +7,10 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cxr_node.findings import OrderedPriority, StudyStatus
-from cxr_node.worklist.access import CurrentReader
 from cxr_node.worklist.listing import Entry
-from cxr_node.worklist.present import priority_reason
 from cxr_node.worklist.services import Services
+from cxr_node.worklist.web.access import StudyReader
+from cxr_node.worklist.web.present import priority_reason
 
 PRIORITIES = "STAT, HIGH, MEDIUM, ROUTINE or LOW, the defined terms of (0040,1003)"
 
@@ -134,7 +134,7 @@ router = APIRouter(
 @router.get("/studies", summary="The worklist, in reading order")
 def list_studies(
     request: Request,
-    reader: CurrentReader,
+    reader: StudyReader,
     status: Annotated[StudyStatus | None, Query(description="only studies in this state")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
@@ -152,7 +152,7 @@ def list_studies(
     summary="One study",
     responses={404: {"model": ProblemBody, "description": "never received"}},
 )
-def read_study(request: Request, reader: CurrentReader, study_instance_uid: str) -> StudyBody:
+def read_study(request: Request, reader: StudyReader, study_instance_uid: str) -> StudyBody:
     """A study stays readable here after it left the list."""
     services: Services = request.app.state.services
     entry = services.listing.entry(study_instance_uid)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxr_node.worklist.access import COOKIE, is_loopback, local_target
+from cxr_node.worklist.web.access import COOKIE, is_loopback, local_target
 from storage import audit, tokens
 from tests.cxr_node.worklist.conftest import NOON, with_worklist
 

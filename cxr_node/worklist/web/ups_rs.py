@@ -7,7 +7,6 @@ Source: DICOM PS3.18 chapter 11.
 """
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -15,13 +14,13 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from cxr_node.worklist import ups, ups_states
-from cxr_node.worklist.access import CurrentReader, Reader
 from cxr_node.worklist.dicom_json import MEDIA_TYPE, add_key, check_accept, read_dataset, search, to_json
 from cxr_node.worklist.matching import UTF_8
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.ups_events import FILTERED
 from cxr_node.worklist.ups_rules import PERFORMED
 from cxr_node.worklist.ups_service import Answer, Requester
+from cxr_node.worklist.web.access import Person, WorkItemUser
 
 SERVICE = "cxr-node"
 CREATORS = frozenset({"service", "admin"})
@@ -69,27 +68,20 @@ _WARNINGS = {
 }
 
 
-def _same_origin(request: Request) -> None:
-    """Refuse a change that a page of another site asks a signed-in browser for."""
-    origin = request.headers.get("origin")
-    if request.method not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, "a page of another origin may not change work items")
-
-
-def _actor(reader: CurrentReader) -> Reader:
+def _actor(reader: WorkItemUser) -> Person:
     """FastAPI dependency: who may act on work items; an auditor looks on."""
     if reader.role not in ACTORS:
         raise HTTPException(403, f"a token of the role {reader.role} may read work items, not change them")
     return reader
 
 
-Actor = Annotated[Reader, Depends(_actor)]
+Actor = Annotated[Person, Depends(_actor)]
 
-router = APIRouter(prefix="/dicom-web", tags=["UPS-RS"], dependencies=[Depends(_same_origin), Depends(check_accept)])
+router = APIRouter(prefix="/dicom-web", tags=["UPS-RS"], dependencies=[Depends(check_accept)])
 
 
 @router.post("/workitems", status_code=201, summary="Create a work item")
-async def create(request: Request, reader: CurrentReader) -> Response:
+async def create(request: Request, reader: WorkItemUser) -> Response:
     """Its UID is the query parameter, or SOP Instance UID of the body, or else made here."""
     if reader.role not in CREATORS:
         raise HTTPException(403, "creating work items takes a token of the role service")
@@ -103,7 +95,7 @@ async def create(request: Request, reader: CurrentReader) -> Response:
 
 
 @router.get("/workitems", summary="Search work items, the reading list among them")
-def find(request: Request, reader: CurrentReader) -> Response:
+def find(request: Request, reader: WorkItemUser) -> Response:
     """Reading tasks come first, in reading order. No limit means 1000."""
     services, asked = _services(request), search(request)
     keys = Dataset()
@@ -137,7 +129,7 @@ def find(request: Request, reader: CurrentReader) -> Response:
 
 
 @router.get("/workitems/{workitem}", summary="Retrieve a work item")
-def retrieve(request: Request, reader: CurrentReader, workitem: str) -> Response:
+def retrieve(request: Request, reader: WorkItemUser, workitem: str) -> Response:
     """All its attributes but the Transaction UID."""
     services = _services(request)
     answer = services.ups.get(workitem)
@@ -220,7 +212,7 @@ def suspend(request: Request, reader: Actor, workitem: str, aetitle: str) -> Res
 
 
 @router.get("/ws/subscribers/{aetitle}", summary="Not offered: events over WebSocket")
-def open_event_channel(aetitle: str, reader: CurrentReader) -> Response:
+def open_event_channel(aetitle: str, reader: WorkItemUser) -> Response:
     """Answered with 501: subscribe an AE instead."""
     raise HTTPException(501, "events are not sent over WebSocket; subscribe an AE, it gets N-EVENT-REPORT")
 
@@ -246,7 +238,7 @@ def _services(request: Request) -> Services:
     return services
 
 
-def _requester(reader: Reader) -> Requester:
+def _requester(reader: Person) -> Requester:
     return Requester(reader.name)
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cxr_node.worklist.events import EventHub
+from cxr_node.worklist.web.events import EventHub
 from storage import Doorbell
 
 pytestmark = pytest.mark.requirement("SRS-WLT-005")

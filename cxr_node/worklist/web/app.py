@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
@@ -15,9 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cxr_node import __version__
 from cxr_node.log import get_logger
-from cxr_node.worklist import api, destinations_api, feedback_api, health, page, ups_rs
-from cxr_node.worklist.access import AccessDenied, WrongHost
 from cxr_node.worklist.services import Services
+from cxr_node.worklist.web import (
+    api,
+    destinations_api,
+    docs_page,
+    feedback_api,
+    health,
+    list_page,
+    present,
+    study_page,
+    ups_rs,
+)
+from cxr_node.worklist.web.access import AccessDenied, WrongHost
+from cxr_node.worklist.web.accounts import login
+from cxr_node.worklist.web.rendering import render
 from storage.errors import StorageError
 
 log = get_logger("worklist")
@@ -69,7 +81,7 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(
         title="cxr-node worklist",
         summary="Chest radiographs in reading order",
-        description=f"{page.present.BANNER} A study that is not flagged is not thereby without disease.",
+        description=f"{present.BANNER} A study that is not flagged is not thereby without disease.",
         version=__version__,
         docs_url=None,
         redoc_url=None,
@@ -82,7 +94,10 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(api.router)
     app.include_router(ups_rs.router)
     app.include_router(health.router)
-    app.include_router(page.router)
+    app.include_router(list_page.router)
+    app.include_router(study_page.router)
+    app.include_router(docs_page.router)
+    app.include_router(login.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(AccessDenied, _denied)
@@ -100,9 +115,9 @@ def _is_page(request: Request) -> bool:
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     if not _is_page(request):
         return JSONResponse({"detail": detail}, status_code=status, headers=headers)
-    services: Services = request.app.state.services
-    body = page.render("problem.html", services.settings, signed_in=False, status=status, detail=detail)
-    return HTMLResponse(body, status_code=status, headers=headers)
+    answer = render(request, "problem.html", status, code=status, detail=detail)
+    answer.headers.update(headers or {})
+    return answer
 
 
 async def _denied(request: Request, _: Exception) -> Response:
@@ -115,7 +130,7 @@ async def _denied(request: Request, _: Exception) -> Response:
 
 
 async def _wrong_host(request: Request, _: Exception) -> Response:
-    detail = "without a token the list is served under the names of this machine's loopback only"
+    detail = "where nobody has to sign in, the list is served under the names of this machine's loopback only"
     return _answer(request, 421, detail)
 
 

@@ -2,20 +2,18 @@
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cxr_node.findings import FINDINGS
-from cxr_node.worklist.access import CurrentReader
 from cxr_node.worklist.feedback import NotAssessable, UnknownStudy, Verdict, export_csv, record
 from cxr_node.worklist.services import Services
+from cxr_node.worklist.web.access import Assessor, StudyReader
 from storage import feedback, studies
 from storage.feedback import Feedback
 
-MAY_ASSESS = ("reader", "admin")
 UNKNOWN = "no image of a study with this Study Instance UID was received"
 
 
@@ -73,15 +71,6 @@ class FeedbackListBody(BaseModel):
     feedback: list[FeedbackBody]
 
 
-def same_origin(request: Request) -> None:
-    """Refuse what another site's page sends where no token is asked for: a browser on this machine would speak in its
-    user's name. Elsewhere the cookie stays at home (SameSite), and a proxy may serve under another name."""
-    services: Services = request.app.state.services
-    origin = request.headers.get("origin")
-    if not services.access.required and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, "a page of another origin may not give feedback")
-
-
 router = APIRouter(
     prefix="/api",
     tags=["feedback"],
@@ -93,18 +82,15 @@ router = APIRouter(
     "/studies/{study_instance_uid:path}/feedback",
     summary="Agree or disagree with a result",
     status_code=201,
-    dependencies=[Depends(same_origin)],
     responses={
         403: {"model": ProblemBody, "description": "the token's role may not assess, or the page's origin"},
         404: {"model": ProblemBody, "description": "never received"},
         409: {"model": ProblemBody, "description": "no result, or none with a report"},
     },
 )
-def give_feedback(request: Request, reader: CurrentReader, study_instance_uid: str, body: VerdictBody) -> FeedbackBody:
+def give_feedback(request: Request, reader: Assessor, study_instance_uid: str, body: VerdictBody) -> FeedbackBody:
     """Kept for good: a later verdict of the same reader is a new one, whose document names the former."""
     services: Services = request.app.state.services
-    if reader.role not in MAY_ASSESS:
-        raise HTTPException(403, f"the role {reader.role} may not assess results; {' and '.join(MAY_ASSESS)} may")
     said = Verdict(body.verdict, reader.name, reader.role, body.finding, body.comment, body.revision)
     try:
         return _body(record(services, study_instance_uid, said))
@@ -119,7 +105,7 @@ def give_feedback(request: Request, reader: CurrentReader, study_instance_uid: s
     summary="What readers said of a study's results",
     responses={404: {"model": ProblemBody, "description": "never received"}},
 )
-def read_feedback(request: Request, reader: CurrentReader, study_instance_uid: str) -> FeedbackListBody:
+def read_feedback(request: Request, reader: StudyReader, study_instance_uid: str) -> FeedbackListBody:
     """Of all revisions."""
     services: Services = request.app.state.services
     with services.database.read() as connection:
@@ -138,7 +124,7 @@ def read_feedback(request: Request, reader: CurrentReader, study_instance_uid: s
 )
 def export_feedback(
     request: Request,
-    reader: CurrentReader,
+    reader: StudyReader,
     since: Annotated[datetime | None, Query(description="ISO 8601; UTC where it names no offset")] = None,
 ) -> StreamingResponse:
     """One line for each verdict, oldest first, with what the result said."""

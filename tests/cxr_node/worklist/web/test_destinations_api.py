@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from cxr_node.settings import Destination
-from cxr_node.worklist.app import create_app
 from cxr_node.worklist.services import make_services
+from cxr_node.worklist.web.app import create_app
 from storage import audit, deliveries, destination_states, jobs, lanes, tokens
 
 pytestmark = pytest.mark.requirement("SRS-WLT-201")

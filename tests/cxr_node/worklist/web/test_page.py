@@ -21,9 +21,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
-from cxr_node.worklist.app import SECURITY_HEADERS
-from cxr_node.worklist.present import BANNER, duration, names, viewer_link
 from cxr_node.worklist.stage import WorklistServer
+from cxr_node.worklist.web.app import SECURITY_HEADERS
+from cxr_node.worklist.web.present import BANNER, duration, names, viewer_link
 from storage import Doorbell, InstanceFiles, deliveries, results, studies
 from tests.conftest import find_program
 from tests.cxr_node.worklist.conftest import make_exclusion, make_score, with_worklist
