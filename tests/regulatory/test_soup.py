@@ -1,5 +1,6 @@
 """The SOUP list names what is installed, no more and no less."""
 
+import hashlib
 import re
 import tomllib
 
@@ -34,3 +35,12 @@ def test_the_lock_pins_every_dependency_with_its_hash(lock):
     if lock.startswith("tests"):
         wanted += project["optional-dependencies"]["dev"] + project["optional-dependencies"]["weights"]
     assert sorted({_name(requirement) for requirement in wanted} - locked) == []
+
+
+def test_every_vendored_file_is_the_one_that_was_assessed_and_brings_its_licence():
+    """A script in the page sees what the reader sees; nobody may change it unnoticed."""
+    folder = ROOT / "cxr_node" / "worklist" / "web" / "static" / "vendor"
+    listed = tomllib.loads((ROOT / "regulatory" / "soup.toml").read_text())["vendored"]
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.js")}
+    assert found == {name: entry["sha256"] for name, entry in listed.items()}
+    assert len(list(folder.glob("LICENSE-*.txt"))) == len(found)
