@@ -11,6 +11,8 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export KERAS_HOME := $(CURDIR)/.cache/keras
 export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
 export TF_CPP_MIN_LOG_LEVEL := 2
+# Where it is set, every process compiles TensorFlow anew: 12 s instead of 5.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share what it starts, so they stay in one process.
 WORKERS := -n auto --maxprocesses=4 --dist loadfile
 

@@ -19,7 +19,9 @@ import numpy as np
 from cxr_node.errors import CxrNodeError, PackageError
 from cxr_node.inference import Engine, ModelPackage, find_package
 from cxr_node.inference.package import GOLDEN, GOLDEN_TOLERANCE
+from cxr_node.signals import STOPPING
 
+_STOP_FOLLOWS_S = 2.0
 LONGEST_S = 600.0  # on a busy machine; a hung driver hangs for ever
 
 
@@ -122,6 +124,9 @@ def run_apart(
         if process.poll() is None:
             process.kill()
             process.communicate()
+    # A service manager and a terminal end every process of the node at once, this one perhaps before the stage knows.
+    if -process.returncode in STOPPING and stop.wait(_STOP_FOLLOWS_S):
+        raise Interrupted("the stage stops during the self-test")
     lines = (line for line in output.splitlines() if line.startswith("{"))
     reported = {item.package: item for item in (Checked(**json.loads(line)) for line in lines)}
     missing = f"the self-test process ended with status {process.returncode} before it reported"

@@ -111,3 +111,15 @@ def test_a_node_that_stops_does_not_wait_for_it(sleeper, tmp_path):
     with pytest.raises(Interrupted):
         run_apart(["any"], (tmp_path,), None, stop)
     assert time.monotonic() - started < 3
+
+
+def test_a_signal_to_every_process_of_the_node_is_a_stop_and_no_failure(tmp_path, monkeypatch):
+    """A terminal sends Ctrl-C to all at once; the audit trail must not hold a failed self-test for it."""
+    program = tmp_path / "killed"
+    program.write_text("#!/bin/sh\nkill -TERM $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(self_test.sys, "executable", str(program))
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(Interrupted):
+        run_apart(["any"], (tmp_path,), None, stop)
