@@ -324,7 +324,11 @@ class Worklist(_Section):
     session_max_h: float = Field(12.0, gt=0, description="hours after which a session ends in any case")
     oidc: Oidc = Field(default_factory=Oidc, description="sign-in at the site's identity provider")
     drop: Drop = Field(default_factory=Drop, description="the page where images can be tried")
-    viewer_url: str = Field("", description="link to the site's viewer; `{study_instance_uid}` is filled in")
+    viewer_url: str = Field(
+        "",
+        description="link to the site's viewer; `{study_instance_uid}`, `{patient_id}` and `{accession_number}` "
+        "are filled in",
+    )
     max_wait_min: float = Field(
         120.0,
         gt=0,
@@ -386,6 +390,16 @@ class Settings(_Section):
                         f"destination {destination.name}: gsps shows a place in the image; profile research only"
                     )
         return self
+
+    def silent_after_h(self, calling_ae_title: str) -> float:
+        """Return how many hours a sender may be silent, 0: for ever.
+
+        Its own section of node.toml counts, else that of ``*``, else [upkeep].
+        """
+        named = [caller for caller in self.caller if caller.ae_title.strip() == calling_ae_title]
+        anyone = [caller for caller in self.caller if caller.ae_title.strip() == "*"]
+        hours = next((caller.silent_after_h for caller in (*named, *anyone)), -1.0)
+        return self.upkeep.silent_after_h if hours < 0 else hours
 
     def path(self, value: str) -> Path:
         """Resolve a path of the file against the file's folder."""

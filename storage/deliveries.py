@@ -16,6 +16,7 @@ unavailable  the destination offers no way to tell; `proof_reason` says so
 failed       it does not hold the object: the delivery is FAILED
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -119,6 +120,16 @@ def of_study(connection: Connection, study_instance_uid: str) -> list[Delivery]:
         connection,
         select(*_COLUMNS)
         .where(deliveries.c.study_instance_uid == study_instance_uid)
+        .order_by(deliveries.c.revision, deliveries.c.id),
+    )
+
+
+def of_studies(connection: Connection, study_instance_uids: Collection[str]) -> list[Delivery]:
+    """Return the deliveries of all revisions of the studies, oldest revision first."""
+    return _deliveries(
+        connection,
+        select(*_COLUMNS)
+        .where(deliveries.c.study_instance_uid.in_(study_instance_uids))
         .order_by(deliveries.c.revision, deliveries.c.id),
     )
 

@@ -244,6 +244,12 @@ def get(connection: Connection, kind: str, key: str) -> Job | None:
     return None if row is None else Job(**row._mapping)
 
 
+def reasons(connection: Connection, kind: str, keys: Collection[str]) -> dict[str, str]:
+    """Return what the last try of each job met, by key."""
+    rows = connection.execute(select(jobs.c.key, jobs.c.reason).where(jobs.c.kind == kind, jobs.c.key.in_(keys)))
+    return {row.key: row.reason for row in rows}
+
+
 def backoff_s(attempt: int, rng: random.Random, base_s: float = 1.0, cap_s: float = 300.0) -> float:
     """Return how long to wait after the attempt that failed (1 for the first).
 

@@ -129,6 +129,14 @@ def resend(connection: Connection, delivery_id: int, *, by: str, now: datetime) 
     return Resend(True)
 
 
+def failed(connection: Connection, destination: str, *, limit: int) -> list[Delivery]:
+    """Return deliveries that were given up at a destination, newest first."""
+    found = select(deliveries.c.id).where(deliveries.c.state == FAILED, deliveries.c.destination == destination)
+    newest = found.order_by(deliveries.c.updated_at.desc(), deliveries.c.id.desc()).limit(limit)
+    each = [get(connection, delivery_id) for delivery_id in connection.execute(newest).scalars().all()]
+    return [item for item in each if item is not None]
+
+
 def resend_failed(database: Database, destination: str, *, by: str, now: datetime) -> int:
     """Let everything that was given up at a destination go once more; return how many deliveries that are.
 

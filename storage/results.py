@@ -1,5 +1,6 @@
 """Results: revisions of what was found in a study, the objects made of them, and the predictions they rest on."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -110,6 +111,14 @@ def current(connection: Connection, study_instance_uid: str) -> Result | None:
         .limit(1)
     ).one_or_none()
     return None if row is None else Result(**row._mapping)
+
+
+def current_of(connection: Connection, study_instance_uids: Collection[str]) -> dict[str, Result]:
+    """Return the newest revision of each study that has one, by Study Instance UID."""
+    rows = connection.execute(
+        select(*_RESULT).where(results.c.study_instance_uid.in_(study_instance_uids), results.c.superseded_at.is_(None))
+    )
+    return {row.study_instance_uid: Result(**row._mapping) for row in rows}
 
 
 def conclusive(connection: Connection, study_instance_uid: str) -> Result | None:

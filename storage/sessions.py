@@ -1,10 +1,10 @@
 """Sessions of people who signed in: the hash of a cookie's secret, and until when it holds."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from storage.site_tables import sessions, users
@@ -24,6 +24,19 @@ class Session:
     must_change: bool
     csrf_token: str
     last_seen_at: datetime
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """A session as its user sees it in the list of their own."""
+
+    id: int
+    address: str
+    created_at: datetime
+    last_seen_at: datetime
+
+
+_ROW = [sessions.c[field.name] for field in fields(SessionRow)]
 
 
 def open_session(
@@ -59,12 +72,35 @@ def find(connection: Connection, secret: str, *, now: datetime, idle: timedelta)
         .join(users, users.c.id == sessions.c.user_id)
         .where(
             sessions.c.secret_sha256 == _hashed(secret),
-            sessions.c.expires_at > now,
-            sessions.c.last_seen_at > now - idle,
+            *_alive(now, idle),
             users.c.disabled.is_(False),
         )
     ).one_or_none()
     return None if row is None else Session(**row._mapping)
+
+
+def holds(connection: Connection, session_id: int, *, now: datetime, idle: timedelta) -> bool:
+    """Whether a session that was found before still is one."""
+    alive = select(sessions.c.id).join(users, users.c.id == sessions.c.user_id)
+    alive = alive.where(sessions.c.id == session_id, *_alive(now, idle), users.c.disabled.is_(False))
+    return connection.execute(alive).one_or_none() is not None
+
+
+def of_user(connection: Connection, user_id: int, *, now: datetime, idle: timedelta) -> list[SessionRow]:
+    """Return the sessions of a user that hold, the last used one first."""
+    mine = select(*_ROW).where(sessions.c.user_id == user_id, *_alive(now, idle))
+    return [
+        SessionRow(**row._mapping)
+        for row in connection.execute(mine.order_by(sessions.c.last_seen_at.desc(), sessions.c.id.desc()))
+    ]
+
+
+def counts(connection: Connection, *, now: datetime, idle: timedelta) -> dict[int, int]:
+    """Return how many sessions that hold each user has; a user without one is missing."""
+    rows = connection.execute(
+        select(sessions.c.user_id, func.count()).where(*_alive(now, idle)).group_by(sessions.c.user_id)
+    )
+    return {row[0]: int(row[1]) for row in rows}
 
 
 def is_due(session: Session, now: datetime) -> bool:
@@ -82,6 +118,12 @@ def close(connection: Connection, secret: str) -> bool:
     return connection.execute(delete(sessions).where(sessions.c.secret_sha256 == _hashed(secret))).rowcount == 1
 
 
+def close_one(connection: Connection, user_id: int, session_id: int) -> bool:
+    """End one session of a user; False when it is not theirs, or over."""
+    mine = delete(sessions).where(sessions.c.id == session_id, sessions.c.user_id == user_id)
+    return connection.execute(mine).rowcount == 1
+
+
 def close_all(connection: Connection, user_id: int, *, but: int | None = None) -> int:
     """End every session of a user, except that of id `but`."""
     mine = delete(sessions).where(sessions.c.user_id == user_id)
@@ -92,6 +134,10 @@ def sweep(connection: Connection, *, now: datetime, idle: timedelta) -> int:
     """Forget sessions that are over."""
     over = (sessions.c.expires_at <= now) | (sessions.c.last_seen_at <= now - idle)
     return connection.execute(delete(sessions).where(over)).rowcount
+
+
+def _alive(now: datetime, idle: timedelta) -> tuple[ColumnElement[bool], ...]:
+    return sessions.c.expires_at > now, sessions.c.last_seen_at > now - idle
 
 
 def _hashed(secret: str) -> str:

@@ -71,6 +71,13 @@ associations = Table(
 )
 Index("ix_associations_closed_at", associations.c.closed_at, associations.c.id)
 Index("ix_associations_association_id", associations.c.association_id)
+Index("ix_associations_outcome", associations.c.outcome, associations.c.closed_at, associations.c.id)
+Index(
+    "ix_associations_calling_ae_title",
+    associations.c.calling_ae_title,
+    associations.c.closed_at,
+    associations.c.id,
+)
 
 # Who was turned away, counted: one row for each caller, address and reason.
 rejected_callers = Table(
@@ -100,6 +107,33 @@ allowed_callers = Table(
     words("created_by"),
     when("created_at"),
     UniqueConstraint("ae_title", "host", name="uq_allowed_callers_ae_title_host"),
+)
+
+# Who sent before and is silent for longer than it should be; gone with its next image.
+silences = Table(
+    "silences",
+    metadata,
+    Column("id", Id, primary_key=True),
+    words("calling_ae_title"),
+    words("modality"),
+    when("last_at"),  # of its last image
+    when("noticed_at"),
+    when("muted_at", nullable=True),
+    words("muted_by"),
+    UniqueConstraint("calling_ae_title", "modality", name="uq_silences_calling_ae_title_modality"),
+)
+
+# The last sign of life of every process of the node, and what it says of itself.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("stage", Text, nullable=False),
+    Column("process", Words, nullable=False),
+    when("started_at"),
+    when("seen_at"),
+    Column("detail", JSON, nullable=False),
+    UniqueConstraint("stage", "process", name="uq_heartbeats_stage_process"),
 )
 
 # What admins decided about model packages; the newest row of a name counts, node.toml where there is none.

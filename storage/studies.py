@@ -1,16 +1,17 @@
 """Studies as a person sees them: who, from where, in what state, with which priority."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, distinct, func, literal, select, update
+from sqlalchemy import ColumnElement, case, distinct, func, literal, select, text, update
 from sqlalchemy.engine import Connection, Row
 
 from storage import audit
+from storage.arrival import arrival, words_of
 from storage.errors import StorageError
-from storage.tables import CONTEXT, insert, instances, studies
+from storage.tables import CONTEXT, ON_LIST, instances, studies
 
 PENDING = "pending"
 ANALYSED = "analysed"
@@ -18,6 +19,8 @@ NOT_ANALYSED = "not_analysed"
 FAILED = "failed"
 
 BACKFILL = "backfill"
+
+LONGEST_MODALITY = 128  # it stands in indexes; by the standard it has sixteen characters
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Study:
     empty without one; `revision` is that of the current result, 0 without one; `images` counts SOP Instance UIDs,
     `conflicts` the objects that came under a UID already taken by another. `ordered_reason` says in words where the
     ordered priority comes from, empty where nobody ordered one; `origin` is empty, or BACKFILL; `read_at` is when a
-    person had read it.
+    person had read it, `retired_at` when it left the worklist unread, `opened_at` when a person first looked at it;
+    `verdict` is what a reader said last of the current result, empty while nobody did.
     """
 
     study_instance_uid: str
@@ -72,6 +76,10 @@ class Study:
     origin: str = ""
     read_at: datetime | None = None
     reopened: int = 0
+    retired_at: datetime | None = None
+    opened_at: datetime | None = None
+    opened_by: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,13 +103,14 @@ def touch(
     """An instance of the study arrived: make its row, or add to it what it did not know.
 
     Nothing known is overwritten, no priority is lowered, and an analysed study stays visible as it was until its next
-    result. One statement, so two associations that send the same study
-    cannot undo one another.
+    result.
     """
     row = connection.execute(
-        _touch(connection.dialect.name),
+        arrival(connection.dialect.name, pending=PENDING, analysed=ANALYSED),
         {
             **{name: getattr(context, name) for name in CONTEXT},
+            "modality": context.modality[:LONGEST_MODALITY],
+            **words_of(context.patient_name, context.patient_id, context.accession_number),
             "study_instance_uid": study_instance_uid,
             "ordered_rank": ordered_rank,
             "ordered_reason": ordered_reason,
@@ -142,6 +151,10 @@ def set_outcome(
             effective_priority=case((above | unnamed, effective_priority), else_=studies.c.effective_priority),
             priority_rank=case((above, priority_rank), else_=studies.c.priority_rank),
             notified_at=func.coalesce(studies.c.notified_at, _instant(notified_at)),
+            # What a reader said was of the result before, which a failed analysis leaves standing.
+            verdict=studies.c.verdict
+            if status == FAILED
+            else case((studies.c.revision == revision, studies.c.verdict), else_=""),
             revision=revision,
         )
     ).rowcount
@@ -225,6 +238,47 @@ def reopen(connection: Connection, study_instance_uid: str, now: datetime) -> bo
     return bool(changed)
 
 
+def retire(connection: Connection, *, before: datetime, now: datetime, limit: int) -> int:
+    """Take studies off the worklist that received nothing since `before` and that nobody read; an image that comes
+    later brings one back.
+
+    Returns
+    -------
+    int
+        How many; `limit` where there may be more.
+    """
+    found = (
+        select(studies.c.id)
+        .where(text(ON_LIST), studies.c.last_received_at < before)
+        .order_by(studies.c.last_received_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    chosen = connection.execute(found).scalars().all()
+    if chosen:
+        connection.execute(update(studies).where(studies.c.id.in_(chosen)).values(retired_at=now))
+    return len(chosen)
+
+
+def mark_opened(connection: Connection, study_instance_uid: str, by: str, now: datetime) -> bool:
+    """A person looks at the study; the first one counts.
+
+    Returns
+    -------
+    bool
+        False where there is no such study, or somebody had opened it before.
+    """
+    of_study = (studies.c.study_instance_uid == study_instance_uid, studies.c.opened_at.is_(None))
+    return bool(connection.execute(update(studies).where(*of_study).values(opened_at=now, opened_by=by)).rowcount)
+
+
+def set_verdict(connection: Connection, study_instance_uid: str, verdict: str) -> None:
+    """Show on the study what a reader said of the result that stands; the newest word counts."""
+    connection.execute(
+        update(studies).where(studies.c.study_instance_uid == study_instance_uid).values(verdict=verdict)
+    )
+
+
 def set_origin(connection: Connection, study_instance_uid: str, origin: str) -> None:
     """Say how the study came here; BACKFILL keeps it off the worklist."""
     connection.execute(update(studies).where(studies.c.study_instance_uid == study_instance_uid).values(origin=origin))
@@ -258,6 +312,12 @@ def get(connection: Connection, study_instance_uid: str) -> Study | None:
     return None if row is None else _study(row)
 
 
+def of_uids(connection: Connection, study_instance_uids: Collection[str]) -> dict[str, Study]:
+    """Return the studies that there are, by UID."""
+    rows = connection.execute(_select().where(studies.c.study_instance_uid.in_(study_instance_uids)))
+    return {row.study_instance_uid: _study(row) for row in rows}
+
+
 def get_locked(connection: Connection, study_instance_uid: str) -> Study | None:
     """Return the study as it stays until the end of the transaction, or None."""
     row = select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid).with_for_update()
@@ -270,7 +330,12 @@ def listed(connection: Connection, *, since: datetime, limit: int = 1000, offset
     a back-catalogue run fetched."""
     rows = connection.execute(
         _select()
-        .where(studies.c.last_received_at >= since, studies.c.read_at.is_(None), studies.c.origin != BACKFILL)
+        .where(
+            studies.c.last_received_at >= since,
+            studies.c.read_at.is_(None),
+            studies.c.retired_at.is_(None),
+            studies.c.origin != BACKFILL,
+        )
         .order_by(studies.c.last_received_at.desc(), studies.c.id.desc())
         .limit(limit)
         .offset(offset)
@@ -280,39 +345,12 @@ def listed(connection: Connection, *, since: datetime, limit: int = 1000, offset
 
 def is_listed(study: Study, since: datetime) -> bool:
     """Whether `listed` would return the study."""
-    return study.last_received_at >= since and study.read_at is None and study.origin != BACKFILL
-
-
-@cache
-def _touch(dialect: str) -> Any:
-    """The statement of `touch`, put together once: it stands in the way of every image."""
-    statement = insert(dialect, studies)
-    new, old = statement.excluded, studies.c
-    # An unknown order has the rank of the default; naming that default later raises nothing and is worth keeping.
-    ordered = (new.ordered_rank > old.ordered_rank) | (
-        (old.ordered_priority == "") & (new.ordered_rank == old.ordered_rank)
+    return (
+        study.last_received_at >= since
+        and study.read_at is None
+        and study.retired_at is None
+        and study.origin != BACKFILL
     )
-    effective = (new.priority_rank > old.priority_rank) | (
-        (old.effective_priority == "") & (new.priority_rank == old.priority_rank)
-    )
-    named = (old.ordered_reason == "") & (new.ordered_reason != "") & (new.ordered_rank == old.ordered_rank)
-    changes: dict[str, Any] = {
-        name: case((old[name] == "", new[name]), else_=old[name])
-        for name in (*CONTEXT, "calling_ae_title")
-        if name != "ordered_priority"
-    }
-    for name, replaced in (
-        ("ordered_priority", ordered),
-        ("ordered_rank", ordered),
-        ("ordered_reason", ordered | named),
-        ("effective_priority", effective),
-        ("priority_rank", effective),
-        ("last_received_at", new.last_received_at > old.last_received_at),
-    ):
-        changes[name] = case((replaced, new[name]), else_=old[name])
-    changes["status"] = case((old.status == ANALYSED, ANALYSED), else_=PENDING)
-    statement = statement.on_conflict_do_update(index_elements=[old.study_instance_uid], set_=changes)
-    return statement.returning(old.first_received_at, old.origin)
 
 
 def _instant(value: datetime | None) -> ColumnElement[datetime | None]:

@@ -125,7 +125,7 @@ studies = Table(
     when("opened_at", nullable=True),  # by a reader, the first time
     words("opened_by"),
     words("verdict"),  # of the newest feedback on the current revision
-    words("search"),  # names, IDs and accession number, folded for searching
+    words("search"),  # name, ID and accession number, folded; the name first, so that it sorts
     UniqueConstraint("study_instance_uid", name="uq_studies_study_instance_uid"),
 )
 # Partial: the worklist walks what waits to be read, never the history.
@@ -145,12 +145,31 @@ Index(
     sqlite_where=text(ON_LIST),
     postgresql_where=text(ON_LIST),
 )
+# All that a filter asks, so that counting what it leaves reads the index alone.
 Index(
     "ix_studies_on_list",
-    studies.c.status,
-    studies.c.flagged,
-    studies.c.opened_at,
+    studies.c.flagged.desc(),
+    studies.c.status.desc(),
+    studies.c.first_received_at,
+    studies.c.modality,
+    studies.c.ordered_rank,
     studies.c.verdict,
+    studies.c.opened_at,
+    sqlite_where=text(ON_LIST),
+    postgresql_where=text(ON_LIST),
+)
+Index(
+    "ix_studies_by_name",
+    studies.c.search,
+    studies.c.study_instance_uid,
+    studies.c.flagged,
+    studies.c.status,
+    sqlite_where=text(ON_LIST),
+    postgresql_where=text(ON_LIST),
+)
+Index(
+    "ix_studies_to_retire",
+    studies.c.last_received_at,
     sqlite_where=text(ON_LIST),
     postgresql_where=text(ON_LIST),
 )
@@ -273,6 +292,8 @@ results = Table(
     UniqueConstraint("study_instance_uid", "revision", name="uq_results_study_instance_uid_revision"),
 )
 
+Index("ix_results_status", results.c.status, results.c.created_at)
+
 result_objects = Table(
     "result_objects",
     metadata,
@@ -304,6 +325,15 @@ predictions = Table(
     Column("score", Float(53), nullable=False),
     Column("probability", Float(53), nullable=False),
     when("created_at"),
+)
+
+# Covers what statistics ask of one model: they must not touch the rows of every image.
+Index(
+    "ix_predictions_model_digest",
+    predictions.c.model_digest,
+    predictions.c.finding,
+    predictions.c.created_at,
+    predictions.c.probability,
 )
 
 deliveries = Table(

@@ -11,6 +11,8 @@ from storage.errors import StorageError
 from storage.site_tables import users
 from storage.tables import insert
 
+_CHANGES = 0x63787233  # PostgreSQL advisory lock
+
 
 @dataclass(frozen=True)
 class User:
@@ -35,8 +37,11 @@ _COLUMNS = [users.c[field.name] for field in fields(User)]
 
 
 def folded(login: str) -> str:
-    """Return a login as it is kept: without space around it, in lower case."""
-    return login.strip().casefold()
+    """Return a login as it is kept: without space around it, in lower case, without what no database can hold.
+
+    The limit on wrong passwords counts by it: two ways to write one login must not be counted apart.
+    """
+    return login.replace("\x00", "").encode("utf-8", "replace").decode("utf-8").strip().casefold()
 
 
 def add(
@@ -109,6 +114,12 @@ def count_active(connection: Connection, role: str) -> int:
     """Return how many users of a role may sign in."""
     of_role = select(func.count()).select_from(users).where(users.c.role == role, users.c.disabled.is_(False))
     return int(connection.execute(of_role).scalar_one())
+
+
+def lock(connection: Connection) -> None:
+    """Have other changes of users wait until this transaction ends: two admins must not disable one another."""
+    if connection.dialect.name == "postgresql":  # on SQLite a transaction that writes is alone anyway
+        connection.execute(select(func.pg_advisory_xact_lock(_CHANGES)))
 
 
 def change(connection: Connection, user_id: int, **values: Any) -> bool:

@@ -125,6 +125,14 @@ def reading(connection: Connection, study_instance_uid: str) -> WorkItem | None:
     return found[-1] if found else None
 
 
+def readings(connection: Connection, study_instance_uids: Collection[str]) -> dict[str, WorkItem]:
+    """Return the reading tasks that have a row, by Study Instance UID; the newest of a study that was reopened."""
+    rows = select(*_COLUMNS).where(
+        work_items.c.study_instance_uid.in_(study_instance_uids), work_items.c.kind == READING
+    )
+    return {row.study_instance_uid: row for row in _items(connection, rows.order_by(work_items.c.id))}
+
+
 def acted_on(
     connection: Connection, *, since: datetime, kinds: Collection[str] = KINDS, states: Collection[str] = STATES
 ) -> list[WorkItem]:

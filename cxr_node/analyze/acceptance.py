@@ -17,11 +17,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from cxr_node.findings import Exclusion
+from cxr_node.findings import ACCEPTANCE_RULES, MINIMUM_SIZE, AcceptanceRule, Exclusion
 
 Profile = Literal["triage", "research"]
 
-MINIMUM_SIZE = 224
 MODALITIES = ("CR", "DX")
 FRONTAL = ("PA", "AP")
 CHEST_WORDS = frozenset({"CHEST", "THORAX"})
@@ -50,24 +49,17 @@ SOP_CLASSES: dict[Profile, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One row of the table.
+class Rule(AcceptanceRule):
+    """A row of the labelling, and how it looks at a header."""
 
-    `attribute` is shown with the exclusion; `accepts` and `when_missing` are sentences for the labelling.
-    """
-
-    reason: str
-    attribute: str
-    accepts: str
-    when_missing: str
     check: Callable[[Dataset, Profile], Exclusion | None]
 
     def exclusion(self, message: str, value: object = "") -> Exclusion:
         """Make this rule's exclusion."""
-        return Exclusion(self.reason, message, self.attribute, _shown(value))
+        return Exclusion(self.reason, message, self.attribute, shown(value))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A header value as it may be printed: short, one line, printable."""
     text = "" if value is None else str(value)
     return "".join(character if character.isprintable() else "?" for character in text)[:64]
@@ -111,7 +103,7 @@ def _check_modality(header: Dataset, _: Profile) -> Exclusion | None:
     found = _text(header, "Modality")
     if found in MODALITIES:
         return None
-    return RULES["modality"].exclusion(f"Modality is {_shown(found) or 'absent'}, expected CR or DX", found)
+    return RULES["modality"].exclusion(f"Modality is {shown(found) or 'absent'}, expected CR or DX", found)
 
 
 def _check_body_part(header: Dataset, _: Profile) -> Exclusion | None:
@@ -120,7 +112,7 @@ def _check_body_part(header: Dataset, _: Profile) -> Exclusion | None:
         return None
     if not found and CHEST_CODES.intersection(_codes(header, "AnatomicRegionSequence")):
         return None
-    return RULES["body-part"].exclusion(f"Body Part Examined is {_shown(found) or 'absent'}, expected CHEST", found)
+    return RULES["body-part"].exclusion(f"Body Part Examined is {shown(found) or 'absent'}, expected CHEST", found)
 
 
 def view_of(header: Dataset, profile: Profile) -> tuple[str, str]:
@@ -140,8 +132,8 @@ def _check_view(header: Dataset, profile: Profile) -> Exclusion | None:
     found, attribute = view_of(header, profile)
     if found in FRONTAL:
         return None
-    message = f"{attribute.partition(' ')[2]} is {_shown(found) or 'absent'}, expected PA or AP"
-    return Exclusion("view", message, attribute, _shown(found))
+    message = f"{attribute.partition(' ')[2]} is {shown(found) or 'absent'}, expected PA or AP"
+    return Exclusion("view", message, attribute, shown(found))
 
 
 def _check_samples(header: Dataset, _: Profile) -> Exclusion | None:
@@ -149,7 +141,7 @@ def _check_samples(header: Dataset, _: Profile) -> Exclusion | None:
     if found in ("MONOCHROME1", "MONOCHROME2") and _integer(header, "SamplesPerPixel") in (None, 1):
         return None
     return RULES["photometric"].exclusion(
-        f"Photometric Interpretation is {_shown(found) or 'absent'}, expected MONOCHROME1 or MONOCHROME2", found
+        f"Photometric Interpretation is {shown(found) or 'absent'}, expected MONOCHROME1 or MONOCHROME2", found
     )
 
 
@@ -157,8 +149,8 @@ def _check_frames(header: Dataset, _: Profile) -> Exclusion | None:
     found = _integer(header, "NumberOfFrames")
     if found in (0, 1) or (found is None and not _text(header, "NumberOfFrames")):
         return None
-    shown = found if found is not None else _text(header, "NumberOfFrames")
-    return RULES["frames"].exclusion(f"the image has {_shown(shown)} frames, expected one", shown)
+    value = found if found is not None else _text(header, "NumberOfFrames")
+    return RULES["frames"].exclusion(f"the image has {shown(value)} frames, expected one", value)
 
 
 def _check_size(header: Dataset, _: Profile) -> Exclusion | None:
@@ -180,39 +172,21 @@ def _check_bits(header: Dataset, _: Profile) -> Exclusion | None:
     )
 
 
-ACCEPTANCE: tuple[Rule, ...] = (
-    Rule(
-        "sop-class",
-        "(0008,0016) SOP Class UID",
-        "Computed Radiography or Digital X-Ray For Presentation; research also Secondary Capture",
-        "excluded",
-        _check_sop_class,
-    ),
-    Rule("modality", "(0008,0060) Modality", "CR or DX", "excluded", _check_modality),
-    Rule(
-        "body-part",
-        "(0018,0015) Body Part Examined",
-        "a value with the word CHEST or THORAX; where empty, a chest code in Anatomic Region Sequence (0008,2218)",
-        "excluded: the node does not guess a body part",
-        _check_body_part,
-    ),
-    Rule(
-        "view",
-        "(0018,5101) View Position",
-        "PA or AP; where empty, the code in View Code Sequence (0054,0220); research also Patient Position (0018,5100)",
-        "excluded: a lateral image would be scored as a frontal one",
-        _check_view,
-    ),
-    Rule(
-        "photometric",
-        "(0028,0004) Photometric Interpretation",
-        "MONOCHROME1 or MONOCHROME2, one sample per pixel",
-        "excluded",
-        _check_samples,
-    ),
-    Rule("frames", "(0028,0008) Number of Frames", "one frame", "accepted: an image without it has one", _check_frames),
-    Rule("size", "(0028,0010) Rows", f"at least {MINIMUM_SIZE} rows and columns", "excluded", _check_size),
-    Rule("bits", "(0028,0101) Bits Stored", "8 to 16 bits stored", "excluded", _check_bits),
+# How each rule of the labelling looks at a header; a rule without its check does not import.
+_CHECKS: dict[str, Callable[[Dataset, Profile], Exclusion | None]] = {
+    "sop-class": _check_sop_class,
+    "modality": _check_modality,
+    "body-part": _check_body_part,
+    "view": _check_view,
+    "photometric": _check_samples,
+    "frames": _check_frames,
+    "size": _check_size,
+    "bits": _check_bits,
+}
+
+ACCEPTANCE: tuple[Rule, ...] = tuple(
+    Rule(rule.reason, rule.attribute, rule.accepts, rule.when_missing, _CHECKS[rule.reason])
+    for rule in ACCEPTANCE_RULES
 )
 
 RULES = {rule.reason: rule for rule in ACCEPTANCE}
@@ -225,3 +199,40 @@ def judge_header(header: Dataset, profile: Profile) -> Exclusion | None:
         if exclusion is not None:
             return exclusion
     return None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one rule says of a header. `value` is what it found; `exclusion` None where the rule does not object."""
+
+    rule: Rule
+    value: str
+    exclusion: Exclusion | None
+
+
+def trace_header(header: Dataset, profile: Profile) -> tuple[Verdict, ...]:
+    """Return every rule's verdict in the order of `ACCEPTANCE`, also those after the first that objects.
+
+    The first objection is what `judge_header` returns.
+    """
+    verdicts = []
+    for rule in ACCEPTANCE:
+        exclusion = rule.check(header, profile)
+        verdicts.append(Verdict(rule, exclusion.value if exclusion else _found(rule, header, profile), exclusion))
+    return tuple(verdicts)
+
+
+def _found(rule: Rule, header: Dataset, profile: Profile) -> str:
+    """The value that a rule accepted."""
+    if rule.reason == "sop-class":
+        return shown(getattr(header.get("SOPClassUID"), "name", ""))
+    if rule.reason == "view":
+        view, attribute = view_of(header, profile)
+        return shown(f"{view}, from {attribute}")
+    if rule.reason == "size":
+        return f"{_integer(header, 'Rows')} x {_integer(header, 'Columns')}"
+    group, element = rule.attribute[1:10].split(",")
+    found = header.get((int(group, 16), int(element, 16)))
+    if rule.reason == "body-part" and (found is None or not found.value):
+        return "a chest code in (0008,2218) Anatomic Region Sequence"
+    return shown(found.value if found is not None else "")

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from cxr_node.analyze.acceptance import Profile, judge_header
-from cxr_node.analyze.routing import route
+from cxr_node.analyze.routing import Route, route
 from cxr_node.errors import UnreadableDataset, UnreadablePixels
 from cxr_node.findings import Exclusion, ImageAnalysis, ImageReference, Score
 from cxr_node.imaging import (
@@ -98,10 +98,7 @@ class Analyzer:
             header = read_header(path)
         except UnreadableDataset as error:
             return Prepared(image, exclusion=Exclusion("unreadable-dataset", str(error)))
-        exclusion = judge_header(header, self.profile)
-        if exclusion is not None:
-            return Prepared(image, header, exclusion)
-        routed = route(header, self.profile, (*self.packages, *self.shadow))
+        routed = admit(header, self.profile, (*self.packages, *self.shadow))
         if isinstance(routed, Exclusion):
             return Prepared(image, header, routed)
         if all(package.digest in known for package in routed.packages):
@@ -110,25 +107,11 @@ class Analyzer:
             radiograph = radiograph_from_dicom_file(path)
         except UnreadablePixels as error:
             return Prepared(image, header, Exclusion("unreadable-pixels", str(error), "(7FE0,0010) Pixel Data"))
-        return self._inputs(image, header, radiograph, routed.packages, routed.notes)
-
-    def _inputs(
-        self,
-        image: ImageReference,
-        header: Dataset | None,
-        radiograph: Radiograph,
-        packages: tuple[ModelPackage, ...],
-        notes: tuple[str, ...],
-    ) -> Prepared:
-        exclusion = implausible(radiograph)
-        if exclusion is not None:
-            return Prepared(image, header, exclusion)
-        inputs = {package.digest: preprocess(radiograph, package.manifest.preprocess) for package in packages}
-        return Prepared(image, header, None, packages, inputs, notes=notes)
+        return prepare_radiograph(image, header, radiograph, routed)
 
     def prepare_picture(self, radiograph: Radiograph, package: ModelPackage) -> Prepared:
         """Take a picture without a header to one package; only the pixels are looked at."""
-        return self._inputs(ImageReference("", "", ""), None, radiograph, (package,), ())
+        return prepare_radiograph(ImageReference("", "", ""), None, radiograph, Route((package,)))
 
     def analyze(self, prepared: Sequence[Prepared]) -> list[Analyzed]:
         """Score what was prepared, all inputs of a package in one batch."""
@@ -160,6 +143,22 @@ class Analyzer:
             for score in scores_of(package, merged[package.digest])
         )
         return Analyzed(item, ImageAnalysis(item.image, scores=scores, notes=item.notes), shadow, raw)
+
+
+def admit(header: Dataset, profile: Profile, packages: Sequence[ModelPackage]) -> Route | Exclusion:
+    """Return which packages an image goes to by its header, or why to none: acceptance rules first, then routing."""
+    return judge_header(header, profile) or route(header, profile, packages)
+
+
+def prepare_radiograph(
+    image: ImageReference, header: Dataset | None, radiograph: Radiograph, routed: Route
+) -> Prepared:
+    """Hold the pixels against what a chest looks like, and make the inputs of the packages it goes to."""
+    exclusion = implausible(radiograph)
+    if exclusion is not None:
+        return Prepared(image, header, exclusion)
+    inputs = {package.digest: preprocess(radiograph, package.manifest.preprocess) for package in routed.packages}
+    return Prepared(image, header, None, routed.packages, inputs, notes=routed.notes)
 
 
 def scores_of(package: ModelPackage, raw: Mapping[str, float]) -> Iterable[Score]:

@@ -7,7 +7,7 @@ from datetime import date
 
 from pydicom.dataset import Dataset
 
-from cxr_node.analyze.acceptance import Profile, view_of
+from cxr_node.analyze.acceptance import FRONTAL, Profile, view_of
 from cxr_node.findings import Exclusion
 from cxr_node.inference import ModelPackage
 
@@ -75,6 +75,8 @@ def route(header: Dataset, profile: Profile, packages: Sequence[ModelPackage]) -
 
     A missing age excludes in profile triage; in profile research the image is taken as an adult's, and says so.
     """
+    if not packages:
+        return Exclusion("no-model", "no model is active on this node: an admin has to activate one")
     notes: list[str] = []
     age = age_at_study(header, profile)
     if age is None:
@@ -100,6 +102,29 @@ def route(header: Dataset, profile: Profile, packages: Sequence[ModelPackage]) -
     )
     shown = f"{int(age.years)} years" if age.years >= 1 else "under 1 year"
     return Exclusion("age", f"no model is meant for this age: {shown} ({ranges})", AGE_ATTRIBUTE, shown)
+
+
+# Whom a person may say that a picture without a header shows: ages in completed years, both ends included.
+POPULATIONS: dict[str, tuple[float, float]] = {"adult": (18.0, 18.0), "child": (1.0, 5.0)}
+
+
+def route_stated(population: str, packages: Sequence[ModelPackage]) -> Route | Exclusion:
+    """Return the packages for a picture of which a person said whom it shows, and that it is a frontal chest."""
+    if population not in POPULATIONS:
+        return Exclusion(
+            "not-stated", "a picture carries no age and no view: say whom it shows, and that it is a frontal chest"
+        )
+    low, high = POPULATIONS[population]
+    fitting = tuple(
+        package
+        for package in packages
+        if _covers(package.manifest.intended_use.age_years, low)
+        and _covers(package.manifest.intended_use.age_years, high)
+        and set(FRONTAL).intersection(package.manifest.intended_use.views)
+    )
+    if not fitting:
+        return Exclusion("age", "no model that runs here is meant for whom the picture was said to show")
+    return Route(fitting, ("age and view are not in the picture: somebody stated them",))
 
 
 def _covers(bounds: tuple[float, float], years: float) -> bool:

@@ -15,6 +15,7 @@ from storage.errors import StorageError
 
 STAGES = ("receive", "analyze", "deliver", "worklist", "orders", "upkeep")
 ROLES = ("reader", "admin", "auditor", "service")
+PEOPLE_ROLES = ("reader", "admin", "auditor")
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -85,12 +86,36 @@ def build_parser() -> argparse.ArgumentParser:
             which.add_argument("--failed", action="store_true", help="everything that was given up there")
             which.add_argument("--delivery", type=int, metavar="ID", help="one delivery, also one that arrived")
 
-    token = commands.add_parser("token", help="tokens for the API and the page")
+    user = commands.add_parser("user", help="who may sign in: add, look, reset a password, disable")
+    user_commands = user.add_subparsers(dest="user_command", required=True, metavar="COMMAND")
+    user_commands.add_parser("list", help="every user with state and last sign-in").set_defaults(handler="user:show")
+    for word, told in (
+        ("add", "add a user and print the one-time password"),
+        ("reset", "print a new one-time password, also for the first admin"),
+        ("disable", "keep a user out, at once"),
+        ("enable", "let a user in again"),
+        ("role", "give a user another role"),
+    ):
+        command = user_commands.add_parser(word, help=told)
+        command.add_argument("login", metavar="LOGIN")
+        command.set_defaults(handler=f"user:{word}")
+        if word == "add":
+            command.add_argument("--role", required=True, choices=PEOPLE_ROLES)
+            command.add_argument("--name", default="", help="as colleagues know the user")
+        elif word == "role":
+            command.add_argument("role", metavar="ROLE", choices=PEOPLE_ROLES)
+
+    token = commands.add_parser("token", help="tokens of programs for the API")
     token_commands = token.add_subparsers(dest="token_command", required=True, metavar="COMMAND")
     create = token_commands.add_parser("create", help="make a token and print it once")
     create.add_argument("name", metavar="NAME", help="who or what will use it")
     create.add_argument("--role", required=True, choices=ROLES)
+    create.add_argument("--days", type=int, metavar="N", help="it expires after so many days; without, never")
     create.set_defaults(handler="token:create")
+    token_commands.add_parser("list", help="every token with last use and end").set_defaults(handler="token:show")
+    revoke = token_commands.add_parser("revoke", help="take a token back, at once")
+    revoke.add_argument("name", metavar="NAME")
+    revoke.set_defaults(handler="token:revoke")
 
     feedback = commands.add_parser("feedback", help="what readers said of results")
     feedback_commands = feedback.add_subparsers(dest="feedback_command", required=True, metavar="COMMAND")

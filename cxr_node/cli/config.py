@@ -4,8 +4,10 @@ import argparse
 
 from cxr_node.cli.destination import address_of
 from cxr_node.deliver.hl7_template import load_template
+from cxr_node.errors import SettingsError
 from cxr_node.inference import find_package, package_folders
 from cxr_node.settings import Settings
+from cxr_node.worklist.web.access import check_openness
 
 
 def check(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -16,8 +18,10 @@ def check(settings: Settings, arguments: argparse.Namespace) -> int:
     PackageError
         A model named in the file is missing or altered.
     SettingsError
-        An HL7 template cannot be used.
+        An HL7 template cannot be used, or the worklist would be open to other machines.
     """
+    check_openness(settings.worklist)
+    _check_provider(settings)
     print(f"{arguments.config or 'built-in defaults'}: valid")
     print(f"profile       {settings.node.profile}")
     print(f"data          {settings.data_dir}")
@@ -40,9 +44,24 @@ def check(settings: Settings, arguments: argparse.Namespace) -> int:
     if not settings.destination:
         print("destination   none: results stay on the worklist; add a [[destination]] to send the SR to a PACS")
     worklist = settings.worklist
+    provider = f", or at {worklist.oidc.issuer}" if worklist.oidc.issuer else ""
+    reading = "; anybody on this machine reads" if worklist.require_token == "never" else ""
+    print(f"sign-in       with a password of this node{provider}{reading}")
     print(f"worklist      http://{worklist.host}:{worklist.port}/")
     print(
         f"              {worklist.dicom_ae_title} on {worklist.dicom_host}:{worklist.dicom_port} "
         "(UPS and Modality Worklist)"
     )
     return 0
+
+
+def _check_provider(settings: Settings) -> None:
+    oidc = settings.worklist.oidc
+    if not oidc.issuer:
+        return
+    if oidc.client_secret_file and not settings.path(oidc.client_secret_file).is_file():
+        raise SettingsError(f"worklist.oidc.client_secret_file: there is no file {oidc.client_secret_file}")
+    if not (oidc.admin or oidc.auditor or oidc.reader):
+        raise SettingsError(
+            "worklist.oidc: nobody would have a role; name values of role_claim as admin, auditor or reader"
+        )

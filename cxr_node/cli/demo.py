@@ -22,12 +22,14 @@ from pynetdicom import AE, evt
 from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.cli.send import Peer, send_files
 from cxr_node.cli.serve import Supervisor
+from cxr_node.cli.user import open_database
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError, Unreachable
 from cxr_node.log import configure_logging
 from cxr_node.reporting import render_text
 from cxr_node.settings import Settings
 from cxr_node.signals import stop_on_signals
+from cxr_node.worklist.web.accounts import people
 from storage import Database, studies
 from storage.studies import Study
 
@@ -78,6 +80,7 @@ def demo(settings: Settings, arguments: argparse.Namespace) -> int:
         "settle_s": 0.5,
         "commit": False,  # it keeps what it gets and answers no questions about it
     }
+    _tell_first_admin(settings)
     others = [item.model_dump() for item in settings.destination if item.name != "demo-pacs"]
     environment = {"CXR_NODE__DESTINATION": json.dumps([*others, destination])}
     log_path = settings.data_dir / "node.log"
@@ -96,6 +99,15 @@ def demo(settings: Settings, arguments: argparse.Namespace) -> int:
             thread.join()
             pacs.close()
     return status
+
+
+def _tell_first_admin(settings: Settings) -> None:
+    """Print how to sign in on a first start; here and not in the stage, whose words come between others."""
+    worklist = settings.worklist
+    with open_database(settings) as database:
+        password = people.first_admin(database, now=utc_now())
+    if password:
+        _say(people.first_admin_told(password, worklist.public_url or f"http://{worklist.host}:{worklist.port}/"))
 
 
 def _supervise(supervisor: Supervisor, stop: threading.Event, failures: "queue.Queue[BaseException]") -> None:
@@ -154,7 +166,8 @@ def _show(
         )
     _say()
     _say("The studies are drawings: what a model says of them means nothing.")
-    _say(f"worklist   http://{worklist.host}:{worklist.port}/")
+    signs_in = "" if worklist.require_token == "never" else "   sign in as admin, or with another login of yours"
+    _say(f"worklist   http://{worklist.host}:{worklist.port}/{signs_in}")
     _say(f"DICOM in   {receive.ae_title}@{receive.host}:{receive.port}")
     _say(f"worklists  {worklist.dicom_ae_title}@{worklist.dicom_host}:{worklist.dicom_port} (UPS, Modality Worklist)")
     return 0

@@ -21,11 +21,10 @@ from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.cli.send import Peer, send_files
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
-from cxr_node.inference import Engine, find_package, package_folders
+from cxr_node.inference import Engine, find_package, golden_difference, package_folders
 from cxr_node.inference.package import GOLDEN_TOLERANCE
 from cxr_node.settings import Destination, Settings
-from cxr_node.upkeep.self_test import difference as golden_difference
-from storage import Database, commitments, studies
+from storage import Database, commitments, model_changes, studies
 from storage.errors import StorageError
 
 ROUND_TRIP_WITHIN_S = 60.0
@@ -67,16 +66,31 @@ def _database(settings: Settings) -> str:
 
 
 def _models(settings: Settings) -> str:
-    names = (*settings.analyze.models, *settings.analyze.shadow)
-    packages = [find_package(name, package_folders(settings.data_dir)) for name in names]
+    packages = [find_package(name, package_folders(settings.data_dir)) for name in _wanted(settings)]
     return ", ".join(
         f"{package.manifest.name} {package.manifest.version} ({package.digest[:12]})" for package in packages
     )
 
 
+def _wanted(settings: Settings) -> list[str]:
+    """Return the packages that are to run: node.toml's, overruled by what admins decided."""
+    analyze = settings.analyze
+    database = Database(settings.database_url)
+    try:
+        if not database.is_current():
+            return [*analyze.models, *analyze.shadow]
+        with database.read() as connection:
+            wanted = model_changes.effective(connection, analyze.models, analyze.shadow)
+    except (SQLAlchemyError, StorageError):
+        return [*analyze.models, *analyze.shadow]  # the check of the database tells why
+    finally:
+        database.dispose()
+    return [chosen.name for chosen in (*wanted.active, *wanted.shadow)]
+
+
 def _golden(settings: Settings) -> str:
     worst = 0.0
-    for name in (*settings.analyze.models, *settings.analyze.shadow):
+    for name in _wanted(settings):
         package = find_package(name, package_folders(settings.data_dir))
         difference = golden_difference(package, Engine(package, cache_dir=settings.data_dir / "cache"))
         if difference > GOLDEN_TOLERANCE:

@@ -12,19 +12,11 @@ from cxr_node.analyze.analyzer import Prepared
 from cxr_node.cli.send import files_of
 from cxr_node.errors import CxrNodeError, UnreadablePixels
 from cxr_node.findings import Exclusion, ImageReference
-from cxr_node.imaging import radiograph_from_picture_file
+from cxr_node.imaging import is_picture, radiograph_from_picture_file
 from cxr_node.log import configure_logging
 from cxr_node.settings import Settings
 
-PICTURE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 BATCH = 32
-
-
-def is_picture(path: Path) -> bool:
-    """Whether the file begins as a PNG or a JPEG does; the name is not asked."""
-    with path.open("rb") as handle:
-        start = handle.read(8)
-    return start.startswith(PICTURE_SIGNATURES)
 
 
 def predict(settings: Settings, arguments: argparse.Namespace) -> int:

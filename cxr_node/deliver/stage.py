@@ -27,6 +27,7 @@ from cxr_node.errors import DeliveryError, Disposition
 from cxr_node.log import get_logger
 from cxr_node.settings import Destination, Settings
 from cxr_node.work import Outcome, Worker
+from cxr_node.work.heartbeat import beating
 from storage import Database, Doorbell, InstanceFiles, deliveries, jobs, lanes
 from storage.errors import StorageError
 from storage.jobs import Job
@@ -156,14 +157,19 @@ def run_deliver(settings: Settings, stop: threading.Event) -> None:
         thread.start()
     log.info("deliver_ready", destinations=[destination.name for destination in settings.destination])
     try:
-        while not stop.wait(WATCH_S):
-            ended = [thread.name for thread in threads if not thread.is_alive()]
-            if ended and not stop.is_set():  # a stop between the wait and the look ends them too
-                raise RuntimeError(f"{', '.join(ended)} ended by itself")
+        with beating(database, KIND):
+            _watch(threads, stop)
     finally:
         stop.set()
         Doorbell(settings.data_dir / "run").ring(TOPIC)  # those who wait for work need not wait on
         _end(database, threads)
+
+
+def _watch(threads: Sequence[threading.Thread], stop: threading.Event) -> None:
+    while not stop.wait(WATCH_S):
+        ended = [thread.name for thread in threads if not thread.is_alive()]
+        if ended and not stop.is_set():  # a stop between the wait and the look ends them too
+            raise RuntimeError(f"{', '.join(ended)} ended by itself")
 
 
 def _end(database: Database, threads: Sequence[threading.Thread]) -> None:

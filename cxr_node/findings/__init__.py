@@ -1,5 +1,6 @@
 """What the node may say: findings as coded concepts, exclusions, outcomes of a study, and priority."""
 
+from cxr_node.findings.acceptance import ACCEPTANCE_RULES, MINIMUM_SIZE, AcceptanceRule
 from cxr_node.findings.concepts import FINDINGS, Code, Finding
 from cxr_node.findings.outcome import (
     Exclusion,
@@ -12,7 +13,10 @@ from cxr_node.findings.outcome import (
 from cxr_node.findings.priority import OrderedPriority, UpsPriority, effective_priority, ups_priority
 
 __all__ = [
+    "ACCEPTANCE_RULES",
     "FINDINGS",
+    "MINIMUM_SIZE",
+    "AcceptanceRule",
     "Code",
     "Exclusion",
     "Finding",

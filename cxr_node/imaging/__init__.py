@@ -3,6 +3,7 @@
 from cxr_node.imaging.grayscale import to_grayscale
 from cxr_node.imaging.header import read_header
 from cxr_node.imaging.patient import are_of_one_patient
+from cxr_node.imaging.pictures import is_picture
 from cxr_node.imaging.plausibility import implausible
 from cxr_node.imaging.preprocess import PreprocessSpec, preprocess
 from cxr_node.imaging.radiograph import Radiograph, radiograph_from_picture, radiograph_from_picture_file
@@ -15,6 +16,7 @@ __all__ = [
     "are_of_one_patient",
     "implausible",
     "is_image",
+    "is_picture",
     "preprocess",
     "radiograph_from_dataset",
     "radiograph_from_dicom_file",

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from cxr_node.errors import UnreadablePixels
+from cxr_node.imaging.pictures import PICTURE_SIGNATURES, check_picture_size
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,16 @@ def radiograph_from_picture(data: bytes) -> Radiograph:
     Raises
     ------
     UnreadablePixels
-        The bytes are no picture that OpenCV decodes.
+        The bytes are no picture that OpenCV decodes, or state more pixels than any radiograph has.
     """
     if not data:  # OpenCV raises its own error on nothing
         raise UnreadablePixels("expected a PNG or JPEG picture, found an empty file")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
+    if data.startswith(PICTURE_SIGNATURES):
+        check_picture_size(data)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
+    except cv2.error as error:  # larger than OpenCV's own limit, in a format that is none of the two
+        raise UnreadablePixels("expected a PNG or JPEG picture, found bytes that do not decode as one") from error
     if pixels is None:
         raise UnreadablePixels("expected a PNG or JPEG picture, found bytes that do not decode as one")
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -39,13 +39,17 @@ def radiograph_from_dicom_file(path: Path, target: tuple[int, int] | None = None
         The file cannot be read: another try may succeed.
     """
     try:
-        dataset = _read(path)
+        dataset = read_dataset(path)
     except (*UNCONVERTIBLE, InvalidDicomError, EOFError, NotImplementedError, struct.error, zlib.error) as error:
         raise UnreadablePixels(f"the file does not read to its end ({type(error).__name__})") from error
     return radiograph_from_dataset(dataset, target)
 
 
-def _read(path: Path) -> Dataset:
+def read_dataset(path: Path) -> Dataset:
+    """Read a file, with or without preamble and group 2, pixels and all; a deflated one that is too large is refused.
+
+    What the library raises for bytes that are no dataset is not translated; see `radiograph_from_dicom_file`.
+    """
     try:
         meta = pydicom.filereader.read_file_meta_info(path)
     except InvalidDicomError:

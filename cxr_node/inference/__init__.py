@@ -1,6 +1,7 @@
 """Model packages and the engine that runs them. TensorFlow is loaded when an engine is made, not by importing this."""
 
 from cxr_node.inference.engine import Engine
+from cxr_node.inference.golden import check_golden, golden_difference
 from cxr_node.inference.package import (
     BUILTIN,
     IntendedUse,
@@ -21,7 +22,9 @@ __all__ = [
     "Manifest",
     "ModelPackage",
     "OperatingPoint",
+    "check_golden",
     "find_package",
+    "golden_difference",
     "load_package",
     "occlusion_sensitivity",
     "package_folders",

@@ -24,6 +24,7 @@ from cxr_node.orders.hl7_listener import Hl7Listener
 from cxr_node.orders.ris import RisWorklist, Told
 from cxr_node.settings import Settings
 from cxr_node.work import Outcome, Worker
+from cxr_node.work.heartbeat import beating
 from storage import Database, Doorbell, audit, orders, studies
 from storage.jobs import Job
 
@@ -120,7 +121,8 @@ def run_orders(settings: Settings, stop: threading.Event) -> None:
         listener.start()
     log.info("orders_ready", hl7_port=wanted.hl7_port, ris=wanted.ris.ae_title.strip())
     try:
-        make_worker(settings, database).run(stop)
+        with beating(database, TOPIC):
+            make_worker(settings, database).run(stop)
     finally:
         if listener is not None:
             listener.close()

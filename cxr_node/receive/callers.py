@@ -1,12 +1,26 @@
-"""Who may send: calling AE title and address against the list of node.toml. Nobody else is accepted."""
+"""Who may send: calling AE title and address against the list of node.toml, and against what admins added to it.
+
+Nobody else is accepted.
+"""
 
 import ipaddress
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from cxr_node.errors import SettingsError
+from cxr_node.log import get_logger
 from cxr_node.settings import Caller
+from storage import Database, callers
+from storage.errors import StorageError
+
+log = get_logger("receive")
+
+OBEYED_WITHIN_S = 1.0  # what an admin allows or revokes, by every process on every host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -49,6 +63,43 @@ class CallerList:
             and (networks is None or any(found.version == item.version and found in item for item in networks))
             for ae_title, networks in self.entries
         )
+
+
+class Callers:
+    """Both lists. That of the admins is read when somebody asks who is not on that of node.toml, once a second at most.
+
+    Raises
+    ------
+    SettingsError
+        An address of node.toml is neither an address nor a network.
+    """
+
+    def __init__(
+        self, listed: Sequence[Caller], database: Database, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._listed = CallerList.of(listed)
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._added = CallerList(())
+        self._read_at = float("-inf")
+
+    def allows(self, calling_ae_title: str, address: str) -> bool:
+        """Whether an entry of either list names both."""
+        return self._listed.allows(calling_ae_title, address) or self._of_admins().allows(calling_ae_title, address)
+
+    def _of_admins(self) -> CallerList:
+        with self._lock:
+            if self._clock() - self._read_at < OBEYED_WITHIN_S:
+                return self._added
+            try:
+                with self._database.read() as connection:
+                    rows = callers.allowed(connection)
+                self._added = CallerList.of([Caller(ae_title=row.ae_title, hosts=(row.host,)) for row in rows])
+            except (StorageError, SQLAlchemyError) as error:  # what was known goes on to hold
+                log.warning("allowed_callers_not_read", error_type=type(error).__name__)
+            self._read_at = self._clock()
+            return self._added
 
 
 def _networks(caller: Caller) -> tuple[Network, ...] | None:

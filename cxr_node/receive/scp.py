@@ -1,30 +1,29 @@
 """The Storage SCP: associations in, answers out. See `transport` for how bytes get from the socket to the disk."""
 
-import secrets
 import socketserver
 import ssl
 import tempfile
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
-from sqlalchemy.exc import SQLAlchemyError
+from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 
 from cxr_node import metrics
 from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
 from cxr_node.log import get_logger
-from cxr_node.receive.callers import CallerList, Refusal
+from cxr_node.receive.callers import Callers, Refusal
 from cxr_node.receive.commitment import Commitment
 from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from cxr_node.receive.intake import Intake, Requested, Sender
 from cxr_node.receive.manifests import MANIFEST_CLASSES, ManifestScp
+from cxr_node.receive.open_association import OpenAssociation
+from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, UNEXPECTED, Answer
 from cxr_node.receive.transport import (
     cut,
@@ -35,28 +34,14 @@ from cxr_node.receive.transport import (
     write_failed,
 )
 from cxr_node.settings import Settings
-from storage import Database, Doorbell, audit
-from storage.errors import StorageError
+from storage import Database, Doorbell
+from storage.associations import ABORTED, RELEASED
 
 log = get_logger("receive")
 
 MAXIMUM_PDU = 131072
 ENDS_WITHIN_S = 3.0  # an instance whose last byte is here may still be answered when the node stops
 _POLL_S = 0.1
-
-
-@dataclass
-class _Open:
-    """An association that was let in, and what came over it."""
-
-    calling_ae_title: str
-    peer_address: str
-    since: float
-    # Drawn, not counted or an address in memory: it names this association in rows that outlive the process.
-    association_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    is_counted: bool = False
-    answers: Counter[int] = field(default_factory=Counter)
-    studies: set[str] = field(default_factory=set)
 
 
 class StorageScp:
@@ -90,9 +75,11 @@ class StorageScp:
         self._settings = receive
         self._intake = intake
         self._database = database
-        self._callers = CallerList.of(settings.caller)
+        self._callers = Callers(settings.caller, database)
+        self._recorder = Recorder(database)
+        self._is_stopping = False
         self._lock = threading.Lock()
-        self._open: dict[Any, _Open] = {}
+        self._open: dict[Any, OpenAssociation] = {}
         # The library makes its files where this points, for the whole process: a rename needs one file system.
         tempfile.tempdir = str(incoming)
         ae = AE(ae_title=receive.ae_title)
@@ -120,6 +107,7 @@ class StorageScp:
                 (evt.EVT_N_CREATE, manifest_scp.created),
                 (evt.EVT_N_SET, manifest_scp.updated),
                 *commitment.handlers,
+                (evt.EVT_PDU_RECV, self._heard),
                 (evt.EVT_CONN_CLOSE, self._closed),
             ],
             reuse_port=reuse_port,
@@ -142,6 +130,7 @@ class StorageScp:
 
     def close(self) -> None:
         """Stop listening and end what is open; an instance that is half sent is sent again by its sender."""
+        self._is_stopping = True
         # The library's own shutdown is for servers that `AE.start_server` made.
         if self._thread.is_alive():
             socketserver.BaseServer.shutdown(self._server)
@@ -162,57 +151,47 @@ class StorageScp:
             self._end(association)
         if self._thread.ident is not None:
             self._thread.join(5)
+        self._recorder.close()
 
     def _requested(self, event: evt.Event) -> None:
         association = event.assoc
         request: Any = association.requestor.primitive
         calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
         address = str(association.requestor.address)
-        refusal = self._refusal(calling, called, address, association)
-        if refusal is None:
+        refused = self._refusal(calling, called, address, association)
+        if refused is None:
             return
+        refusal, reason = refused
         metrics.ASSOCIATIONS.labels("refused").inc()
-        log.warning("association_refused", reason=refusal.name.lower(), calling_ae_title=calling, peer_address=address)
+        log.warning("association_refused", reason=reason, calling_ae_title=calling, peer_address=address)
         association.acse.send_reject(*refusal.value)
         association.kill()
-        if refusal is not Refusal.LOCAL_LIMIT:  # that one is the node's state, not the caller's doing
-            self._audit_refusal(refusal, calling, called, address)
+        self._recorder.rejected(calling, called, address, reason)
 
-    def _refusal(self, calling: str, called: str, address: str, association: Any) -> Refusal | None:
-        """Decide, and take a place where there is one."""
+    def _refusal(self, calling: str, called: str, address: str, association: Any) -> tuple[Refusal, str] | None:
+        """Decide, and take a place where there is one; with a refusal goes its reason, in a word."""
         if called != self._settings.ae_title.strip():
-            return Refusal.CALLED_AE_TITLE
+            return Refusal.CALLED_AE_TITLE, "called_ae_title"
         if not self._callers.allows(calling, address):
-            return Refusal.CALLING_AE_TITLE
+            return Refusal.CALLING_AE_TITLE, "calling_ae_title"
         with self._lock:
             self._forget_dead()
             of_caller = sum(item.calling_ae_title == calling for item in self._open.values())
             if len(self._open) >= self._settings.maximum_associations:
-                return Refusal.LOCAL_LIMIT
+                return Refusal.LOCAL_LIMIT, "maximum_associations"
             if of_caller >= self._settings.per_caller_associations:
-                return Refusal.LOCAL_LIMIT
-            self._open[association] = _Open(calling, address, time.monotonic())
+                return Refusal.LOCAL_LIMIT, "per_caller_associations"
+            self._open[association] = OpenAssociation(calling, called, address, time.monotonic(), utc_now())
         return None
 
     def _forget_dead(self) -> None:
         """A place must not stay taken by an association whose end brought no event. The lock is held."""
         for association in [item for item in self._open if not item.is_alive()]:
             discard_unfinished(association)
-            if self._open.pop(association).is_counted:
+            found = self._open.pop(association)
+            if found.is_counted:
                 metrics.OPEN_ASSOCIATIONS.dec()
-
-    def _audit_refusal(self, refusal: Refusal, calling: str, called: str, address: str) -> None:
-        try:
-            with self._database.begin() as connection:
-                audit.record(
-                    connection,
-                    "association_refused",
-                    actor=calling,
-                    now=utc_now(),
-                    detail={"reason": refusal.name.lower(), "called_ae_title": called, "peer_address": address},
-                )
-        except (StorageError, SQLAlchemyError) as error:
-            log.warning("audit_not_written", error_type=type(error).__name__)
+            self._recorder.ended(found.record(association, utc_now(), is_stopping=self._is_stopping))
 
     def _accepted(self, event: evt.Event) -> None:
         metrics.ASSOCIATIONS.labels("accepted").inc()
@@ -222,7 +201,14 @@ class StorageScp:
                 found.is_counted = True
                 metrics.OPEN_ASSOCIATIONS.inc()
 
+    def _heard(self, event: evt.Event) -> None:
+        said = {A_RELEASE_RQ: RELEASED, A_ABORT_RQ: ABORTED}.get(type(event.pdu))
+        if said is not None and (found := self._open.get(event.assoc)) is not None:
+            found.said = said
+
     def _closed(self, event: evt.Event) -> None:
+        if event.assoc.requestor.primitive is None:
+            metrics.ASSOCIATIONS.labels("probe").inc()
         discard_unfinished(event.assoc)
         end_of_probe(event.assoc)
         self._end(event.assoc)
@@ -234,6 +220,7 @@ class StorageScp:
             return
         if was.is_counted:
             metrics.OPEN_ASSOCIATIONS.dec()
+        self._recorder.ended(was.record(association, utc_now(), is_stopping=self._is_stopping))
         if was.answers:
             log.info(
                 "association_ended",
@@ -263,7 +250,7 @@ class StorageScp:
             found = self._open.get(association)
         if found is None:  # the node stops
             return Answer(OUT_OF_RESOURCES, "the node stops")
-        study = ""
+        study, size = "", 0
         try:
             path, request = event.dataset_path, cast(C_STORE, event.request)
             if path is None:
@@ -282,6 +269,7 @@ class StorageScp:
                     found.peer_address,
                     found.association_id,
                 )
+                size = Path(path).stat().st_size
                 accepted = self._intake.accept(Path(path), requested, sender, now=utc_now)
                 answer, study = accepted.answer, accepted.study_instance_uid
         except Exception as error:  # whatever a dataset does to us, its sender gets an answer
@@ -289,6 +277,7 @@ class StorageScp:
             answer = Answer(UNEXPECTED, "the node failed on this dataset")
         with self._lock:
             found.answers[answer.status] += 1
+            found.bytes += size if answer.status == SUCCESS else 0
             if study:
                 found.studies.add(study)
                 late = {study} if association not in self._open else set()

@@ -16,12 +16,14 @@ from prometheus_client import multiprocess
 from cxr_node.errors import SettingsError
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.receive.intake import Intake
+from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.scp import ENDS_WITHIN_S, StorageScp
 from cxr_node.receive.stow import Stow, create_app
-from cxr_node.receive.watch import WatchedFolder
+from cxr_node.receive.watch import CALLING_DROP, WatchedFolder
 from cxr_node.receive.web_server import WebServer
 from cxr_node.settings import Settings
 from cxr_node.signals import stop_on_signals
+from cxr_node.work.heartbeat import beating
 from storage import Database, Doorbell, InstanceFiles
 
 log = get_logger("receive")
@@ -48,9 +50,9 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _other_ways_in(settings: Settings) -> Iterator[None]:
-    """Serve STOW-RS and watch the folder for the block, where node.toml says so: once, however many acceptors."""
-    receive = settings.receive
-    if not (receive.dicomweb.port or receive.watch.path):
+    """Serve STOW-RS and watch the folders for the block, where node.toml says so: once, however many acceptors."""
+    receive, has_inbox = settings.receive, settings.worklist.drop.enabled
+    if not (receive.dicomweb.port or receive.watch.path or has_inbox):
         yield
         return
     database = Database(settings.database_url)
@@ -60,7 +62,9 @@ def _other_ways_in(settings: Settings) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(database.dispose)
         if receive.dicomweb.port:
-            app = create_app(Stow(settings, intake, database, files))
+            recorder = Recorder(database)
+            stack.callback(recorder.close)
+            app = create_app(Stow(settings, intake, database, files, recorder=recorder))
             server = WebServer(app, receive.dicomweb.host, receive.dicomweb.port)
             stack.callback(server.close)
             server.start()
@@ -77,7 +81,29 @@ def _other_ways_in(settings: Settings) -> Iterator[None]:
             stack.callback(folder.close)
             folder.start()
             log.info("watch_ready")
+        if has_inbox:
+            inbox = _inbox(settings, intake, files)
+            stack.callback(inbox.close)
+            inbox.start()
         yield
+
+
+def _inbox(settings: Settings, intake: Intake, files: InstanceFiles) -> WatchedFolder:
+    """Return what takes in the images that somebody sent to the worklist from the page where images are tried.
+
+    The page renames them into the folder, so that they are whole when they are seen.
+    """
+    folder = settings.data_dir / "inbox"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return WatchedFolder(
+        folder,
+        intake,
+        files,
+        called_ae_title=settings.receive.ae_title.strip(),
+        settle_s=0.0,
+        keep=False,
+        calling_ae_title=CALLING_DROP,
+    )
 
 
 def _intake(settings: Settings, database: Database, files: InstanceFiles) -> Intake:
@@ -112,7 +138,8 @@ def _accept(
         with contextlib.suppress(OSError):  # nobody listens any more: `stop` follows
             ready.send(True)
     try:
-        stop.wait()
+        with beating(database, "receive", lambda: {"open_associations": scp.open_associations}):
+            stop.wait()
     finally:
         scp.close()
         database.dispose()

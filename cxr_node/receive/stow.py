@@ -20,9 +20,10 @@ from cxr_node.clock import utc_now
 from cxr_node.errors import BadMultipart
 from cxr_node.log import get_logger
 from cxr_node.multipart import DICOM, Part, PartsToFiles, parse_content_type
-from cxr_node.receive.callers import CallerList
+from cxr_node.receive.callers import Callers
 from cxr_node.receive.intake import Intake, Sender
 from cxr_node.receive.part10 import describe, has_uid_form
+from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.statuses import (
     CANNOT_UNDERSTAND,
     DATASET_DOES_NOT_MATCH,
@@ -32,6 +33,7 @@ from cxr_node.receive.statuses import (
 from cxr_node.receive.stow_response import BUSY, MEDIA_TYPE, RETRY_AFTER_S, Outcome, body_of, status_of
 from cxr_node.settings import Settings
 from storage import Database, InstanceFiles, audit, tokens
+from storage.associations import ENDED, LOST, RELEASED, Association
 from storage.errors import StorageError
 
 log = get_logger("receive")
@@ -64,6 +66,14 @@ class _TooSlow(Exception):
     """The client sends nothing, or next to nothing."""
 
 
+def _refused(error: Exception) -> _Refused:
+    if isinstance(error, _Refused):
+        return error
+    if isinstance(error, _TooSlow):
+        return _Refused(408, "the request did not arrive in time")
+    return _Refused(400, str(error))
+
+
 class Stow:
     """Answers requests; one for the process.
 
@@ -80,14 +90,17 @@ class Stow:
         database: Database,
         files: InstanceFiles,
         now: Callable[[], datetime] = utc_now,
+        *,
+        recorder: Recorder,
     ) -> None:
         self._web = settings.receive.dicomweb
         self._called = settings.receive.ae_title.strip()
         self._idle_timeout_s = settings.receive.idle_timeout_s
         self._maximum_bytes = self._web.max_body_gb * 1e9
-        self._callers = CallerList.of(settings.caller)
+        self._callers = Callers(settings.caller, database)
         self._needs_token = needs_token(self._web.require_token, self._web.host)
         self._intake, self._database, self._files, self._now = intake, database, files, now
+        self._recorder = recorder
         self._open = 0
 
     async def store(self, request: Request) -> Response:
@@ -113,7 +126,7 @@ class Stow:
         if secret:
             try:
                 with self._database.read() as connection:
-                    token = tokens.find(connection, secret)
+                    token = tokens.find(connection, secret, now=self._now())
             except (StorageError, SQLAlchemyError) as error:
                 raise _Refused(BUSY, "the database does not answer; try again", Retry_After="2") from error
         if token is not None and token.role == SERVICE:
@@ -129,8 +142,9 @@ class Stow:
         elif is_loopback(self._web.host) and not names_listener(request.url.hostname, self._web.host):
             raise _Refused(421, "without a token this is served under the names of this machine's loopback only")
         elif not self._callers.allows(ANONYMOUS, address):
-            self._audit_refusal("caller", ANONYMOUS, address)
-            raise _Refused(403, f"no [[caller]] of node.toml allows {ANONYMOUS} from this address")
+            log.warning("stow_refused", reason="caller", actor=ANONYMOUS, peer_address=address)
+            self._recorder.rejected(ANONYMOUS, self._called, address, "calling_ae_title")
+            raise _Refused(403, f"neither a [[caller]] of node.toml nor an admin allows {ANONYMOUS} from this address")
         return Sender(name, self._called, address, secrets.token_hex(8))
 
     def _audit_refusal(self, reason: str, actor: str, address: str) -> None:
@@ -166,7 +180,8 @@ class Stow:
         return options["boundary"]
 
     async def _receive(self, request: Request, sender: Sender, boundary: str) -> Response:
-        started = time.monotonic()
+        started, opened_at = time.monotonic(), self._now()
+        outcome, reason = RELEASED, ""
         batch = _Batch(self._intake, sender, request.path_params.get("study", ""), self._now)
         parts: PartsToFiles | None = None
         try:
@@ -176,24 +191,25 @@ class Stow:
             parts.finish()
             if not batch.outcomes:
                 raise _Refused(400, "the body holds no part")
-        except BadMultipart as error:
-            return await self._refuse(request, _Refused(400, str(error)))
-        except _Refused as refused:
+        except (BadMultipart, _Refused, _TooSlow) as error:
+            refused = _refused(error)
+            outcome, reason = ENDED, refused.detail
             return await self._refuse(request, refused)
-        except _TooSlow:
-            return await self._refuse(request, _Refused(408, "the request did not arrive in time"))
         except ClientDisconnect:
+            outcome = LOST
             log.warning("stow_broken_off", association_id=sender.association_id, peer_address=sender.peer_address)
             return Response(status_code=400)  # nobody reads it
         except OSError as error:  # the disk: what is stored is stored, of the rest nobody is told otherwise
             log.error("stow_not_written", error_type=type(error).__name__, errno=error.errno)
             full = _Refused(BUSY, "storage cannot take the request now", Retry_After=str(RETRY_AFTER_S))
+            outcome, reason = ENDED, full.detail
             return await self._refuse(request, full)
         finally:
             if parts is not None:
                 parts.close()
             await asyncio.shield(run_in_threadpool(self._intake.hasten, batch.studies, now=self._now))
             batch.tell(time.monotonic() - started)
+            self._recorder.ended(batch.record(opened_at, outcome, reason))
         status = status_of(batch.outcomes)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status == BUSY else None
         return Response(body_of(batch.outcomes), status, headers, media_type=MEDIA_TYPE)
@@ -247,6 +263,7 @@ class _Batch:
         self._intake, self._sender, self._wanted, self._now = intake, sender, study_instance_uid, now
         self.outcomes: list[Outcome] = []
         self.studies: set[str] = set()
+        self._bytes = 0
 
     def take(self, part: Part) -> None:
         """Keep a part, or say why not; its file is gone afterwards."""
@@ -269,9 +286,11 @@ class _Batch:
                 return Outcome(sop_class_uid, sop_instance_uid, status)
             if self._wanted and described.study_instance_uid != self._wanted:
                 return Outcome(sop_class_uid, sop_instance_uid, DATASET_DOES_NOT_MATCH)
+            size = part.path.stat().st_size
             accepted = self._intake.accept(part.path, requested, self._sender, now=self._now)
             if accepted.study_instance_uid:
                 self.studies.add(accepted.study_instance_uid)
+                self._bytes += size
             return Outcome(sop_class_uid, sop_instance_uid, accepted.answer.status)
         except OSError as error:
             log.error("instance_not_kept", error_type=type(error).__name__, errno=error.errno)
@@ -281,6 +300,23 @@ class _Batch:
             return Outcome(sop_class_uid, sop_instance_uid, UNEXPECTED)
         finally:
             part.path.unlink(missing_ok=True)
+
+    def record(self, opened_at: datetime, outcome: str, reason: str) -> Association:
+        """Return what is written down of the request, now that it is over."""
+        stored = sum(item.is_stored for item in self.outcomes)
+        return Association(
+            association_id=self._sender.association_id,
+            calling_ae_title=self._sender.calling_ae_title,
+            called_ae_title=self._sender.called_ae_title,
+            peer_address=self._sender.peer_address,
+            opened_at=opened_at,
+            closed_at=self._now(),
+            instances=stored,
+            refused=len(self.outcomes) - stored,
+            bytes=self._bytes,
+            outcome=outcome,
+            reason=reason,
+        )
 
     def tell(self, duration_s: float) -> None:
         """Write the request's line in the log."""

@@ -30,6 +30,7 @@ from storage.errors import StorageError
 log = get_logger("receive")
 
 CALLING = "FOLDER"  # calling AE title of what comes this way
+CALLING_DROP = "DROP_PAGE"  # of what somebody sent from the page where images are tried
 FAILED, DONE = ".failed", ".done"
 POLL_S = 1.0
 FULL_PAUSE_S = 10.0  # before a full disk is tried again
@@ -80,11 +81,12 @@ class WatchedFolder:
         called_ae_title: str,
         settle_s: float,
         keep: bool,
+        calling_ae_title: str = CALLING,
         now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._intake, self._files = folder, intake, files
-        self._called_ae_title = called_ae_title
+        self._calling_ae_title, self._called_ae_title = calling_ae_title, called_ae_title
         self._settle_s, self._keep, self._now, self._clock = settle_s, keep, now, clock
         self._seen: dict[str, _Seen] = {}
         self._rests_until = 0.0
@@ -120,7 +122,7 @@ class WatchedFolder:
         due = [name for name, status in found.items() if self._is_settled(name, _State.of(status))]
         if not due:
             return 0
-        sender = Sender(CALLING, self._called_ae_title, "", secrets.token_hex(8))
+        sender = Sender(self._calling_ae_title, self._called_ae_title, "", secrets.token_hex(8))
         studies: set[str] = set()
         ended = 0
         for name in due:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
-from storage import Database, InstanceFiles, audit, deliveries, instances, results, studies
+from storage import Database, InstanceFiles, audit, deliveries, heat_maps, instances, results, studies
 from storage.deliveries import Delivery
 from storage.results import Result
 from storage.studies import Study
@@ -64,24 +64,30 @@ def delete_expired(
             if stop.is_set():
                 break
             with database.begin() as connection:
-                gone = _mark(connection, study_instance_uid, before=before, now=now)
+                gone, maps = _mark(connection, study_instance_uid, before=before, now=now)
             if not gone:
                 kept.update(item.id for item in fresh if item.study_instance_uid == study_instance_uid)
             for location, length in gone:
                 files.delete(location)
                 deleted += 1
                 size += length
+            for location in maps:
+                files.delete(location)
     orphans = delete_orphans(database, files, before=before, now=now, stop=stop)
     return Retained(deleted, size, len(kept), orphans)
 
 
-def _mark(connection: Connection, study_instance_uid: str, *, before: datetime, now: datetime) -> list[tuple[str, int]]:
-    """Mark a finished study's instances and return location and size of each; nothing where it is not finished."""
+def _mark(
+    connection: Connection, study_instance_uid: str, *, before: datetime, now: datetime
+) -> tuple[list[tuple[str, int]], list[str]]:
+    """Mark a finished study's instances and return location and size of each, and the locations of its heat maps;
+    nothing where it is not finished."""
     study = studies.get(connection, study_instance_uid)
     current = results.current(connection, study_instance_uid)
     if not is_finished(study, current, deliveries.of_study(connection, study_instance_uid), before):
-        return []
+        return [], []
     held = instances.of_study(connection, study_instance_uid)
+    maps = heat_maps.forget(connection, study_instance_uid)  # they show places in the images
     instances.mark_deleted(connection, [item.id for item in held], now=now)
     audit.record(
         connection,
@@ -95,7 +101,7 @@ def _mark(connection: Connection, study_instance_uid: str, *, before: datetime, 
             "received_before": before.isoformat(),
         },
     )
-    return [(item.location, item.size) for item in held]
+    return [(item.location, item.size) for item in held], maps
 
 
 def delete_orphans(

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cxr_node.errors import CxrNodeError, PackageError
-from cxr_node.inference import Engine, ModelPackage, find_package
-from cxr_node.inference.package import GOLDEN, GOLDEN_TOLERANCE
+from cxr_node.inference import Engine, find_package
+from cxr_node.inference import golden_difference as difference
+from cxr_node.inference.package import GOLDEN_TOLERANCE
 from cxr_node.signals import STOPPING
 
 _STOP_FOLLOWS_S = 2.0
@@ -43,27 +42,6 @@ class Checked:
     @property
     def passed(self) -> bool:
         return not self.reason
-
-
-def difference(package: ModelPackage, engine: Engine) -> float:
-    """Return the largest absolute difference between the scores of the golden inputs now and as released.
-
-    Raises
-    ------
-    PackageError
-        The package has no golden inputs under the protection of its manifest, or they are not what they must be.
-    """
-    path = package.path / GOLDEN
-    if GOLDEN not in package.manifest.files:
-        raise PackageError(f"{path}: expected golden inputs that the manifest lists, found none")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            inputs, expected = stored["inputs"].astype(np.float32), stored["scores"]
-    except (OSError, KeyError, ValueError) as error:
-        raise PackageError(f"{path}: expected arrays inputs and scores, found: {error}") from error
-    if expected.shape != (len(inputs), len(package.manifest.findings)) or not len(inputs):
-        raise PackageError(f"{path}: expected a score per input and finding, found {expected.shape}")
-    return float(np.abs(engine.scores(inputs) - expected).max())
 
 
 def run_here(name: str, search: Sequence[Path], cache_dir: Path | None) -> Checked:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -22,24 +23,46 @@ from cxr_node.clock import utc_now
 from cxr_node.inference import package_folders
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
+from cxr_node.upkeep.drops import sweep_drops
 from cxr_node.upkeep.retention import delete_expired
 from cxr_node.upkeep.self_test import Interrupted, run_apart
+from cxr_node.upkeep.silence import watch_senders
 from cxr_node.work import Outcome, Worker
-from storage import Database, Doorbell, InstanceFiles, audit, jobs, manifests, messages, orders
+from cxr_node.work.heartbeat import beating
+from storage import (
+    Database,
+    Doorbell,
+    InstanceFiles,
+    associations,
+    audit,
+    callers,
+    heartbeats,
+    jobs,
+    login_attempts,
+    manifests,
+    messages,
+    model_changes,
+    orders,
+    sessions,
+    studies,
+)
 from storage.jobs import Job
 
 log = get_logger("upkeep")
 
 KIND = "upkeep"
 TOPIC = "upkeep"
-WORKED_TOPICS = ("analyze", "deliver", "orders", "upkeep")
+WORKED_TOPICS = ("analyze", "side", "deliver", "orders", "upkeep")
 
 TEMPORARY_AFTER_S = 3600.0  # no association lives that long without a fragment
 RETENTION_EVERY_S = 3600.0
+RETIRE_EVERY_S = 60.0
 # Models and first studies have the machine to themselves for a while after a start.
 FIRST_SELF_TEST_S = 30.0
 FIRST_RETENTION_S = 60.0
 ATTEMPTS = 3
+SENDERS_EVERY_S = 60.0
+PROCESS_SHOWN = timedelta(hours=1)  # one that gave no sign of life since is no longer listed
 FORGET_BATCH = 500  # rows of one transaction
 
 
@@ -62,6 +85,7 @@ class Upkeep:
         self._database = database
         self._files = files
         self._stop = stop
+        self._self_test: dict[str, Any] | None = None
         self.doorbell = Doorbell(settings.data_dir / "run")
 
     def tasks(self) -> tuple[Task, ...]:
@@ -70,8 +94,13 @@ class Upkeep:
         return (
             Task("recover-leases", upkeep.sweep_s, 0.0, False, self.recover_leases),
             Task("sweep-temporary", upkeep.sweep_s, 0.0, False, self.sweep_temporary),
+            Task("sweep-drops", upkeep.sweep_s, 0.0, False, self.sweep_drops),
+            Task("retire-studies", RETIRE_EVERY_S, 0.0, False, self.retire_studies),
             Task("retention", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.retention),
             Task("forget-orders", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_orders),
+            Task("watch-senders", SENDERS_EVERY_S, SENDERS_EVERY_S, True, self.watch_senders),
+            Task("forget-senders", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_senders),
+            Task("forget-sign-ins", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_sign_ins),
             Task("self-test", upkeep.self_test_min * 60, FIRST_SELF_TEST_S, False, self.self_test),
         )
 
@@ -89,6 +118,27 @@ class Upkeep:
         removed = self._files.sweep(TEMPORARY_AFTER_S, utc_now())
         if removed:
             log.info("temporary_files_removed", files=removed)
+
+    def sweep_drops(self) -> None:
+        """Delete images that somebody tried, once their time is up."""
+        swept = sweep_drops(self._database, self._settings, now=utc_now())
+        if swept:
+            log.info("tried_images_deleted", number=swept)
+
+    def retire_studies(self) -> None:
+        """Take off the worklist what nobody read in time, so that a page never walks past it."""
+        now = utc_now()
+        before = now - timedelta(hours=self._settings.worklist.retain_h)
+        retired = 0
+        while not self._stop.is_set():
+            with self._database.begin() as connection:
+                done = studies.retire(connection, before=before, now=now, limit=FORGET_BATCH)
+            retired += done
+            if done < FORGET_BATCH:
+                break
+        if retired:
+            log.info("studies_retired", studies=retired)
+            self.doorbell.ring("worklist")
 
     def retention(self) -> None:
         """Delete the bytes of instances past their retention."""
@@ -121,16 +171,53 @@ class Upkeep:
         if forgotten:
             log.info("orders_forgotten", rows=forgotten)
 
+    def watch_senders(self) -> None:
+        """Note who has fallen silent, and who is heard again."""
+        watch_senders(self._database, self._settings, now=utc_now())
+
+    def forget_senders(self) -> None:
+        """Forget associations and rejected callers past their retention, and processes that ended without a word."""
+        now = utc_now()
+        before = now - timedelta(days=self._settings.upkeep.association_days)
+        for forget in (associations.forget, callers.forget_rejected):
+            while not self._stop.is_set():
+                with self._database.begin() as connection:
+                    if forget(connection, before=before, limit=FORGET_BATCH) < FORGET_BATCH:
+                        break
+        with self._database.begin() as connection:
+            heartbeats.forget(connection, before=now - PROCESS_SHOWN)
+
+    def forget_sign_ins(self) -> None:
+        """Forget sessions that are over, and tries to sign in past their retention."""
+        now, worklist = utc_now(), self._settings.worklist
+        with self._database.begin() as connection:
+            sessions.sweep(connection, now=now, idle=timedelta(minutes=worklist.session_idle_min))
+        before = now - timedelta(days=self._settings.upkeep.association_days)
+        while not self._stop.is_set():
+            with self._database.begin() as connection:
+                if login_attempts.forget(connection, before=before, limit=FORGET_BATCH) < FORGET_BATCH:
+                    break
+
+    def standing(self) -> dict[str, Any]:
+        """Return what the stage says of itself with each sign of life: the outcome of the last self-test."""
+        return {"self_test": self._self_test}
+
     def self_test(self) -> None:
-        """Run the golden inputs of every configured package; a failure is shown by metric, log and audit trail."""
+        """Run the golden inputs of every package that is to run; a failure is shown by metric, log and audit trail."""
         settings = self._settings
-        names = tuple(dict.fromkeys((*settings.analyze.models, *settings.analyze.shadow)))
+        with self._database.read() as connection:
+            chosen = model_changes.effective(connection, settings.analyze.models, settings.analyze.shadow)
+        names = tuple(dict.fromkeys(item.name for item in (*chosen.active, *chosen.shadow)))
         started = time.monotonic()
         try:
             tested = run_apart(names, package_folders(settings.data_dir), settings.data_dir / "cache", self._stop)
         except Interrupted:
             return
         failed = [item for item in tested if not item.passed]
+        self._self_test = {
+            "at": utc_now().isoformat(),
+            "packages": {item.package: item.reason for item in tested},  # empty: passed
+        }
         metrics.SELF_TEST.set(0 if failed else 1)
         seconds = round(time.monotonic() - started, 2)
         for item in failed:
@@ -213,7 +300,8 @@ def run_upkeep(settings: Settings, stop: threading.Event) -> None:
     scheduler.start()
     log.info("upkeep_ready", tasks=[task.name for task in upkeep.tasks()])
     try:
-        upkeep.worker().run(stop)
+        with beating(database, KIND, upkeep.standing):
+            upkeep.worker().run(stop)
     finally:
         stop.set()
         scheduler.shutdown(wait=True)

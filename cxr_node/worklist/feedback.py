@@ -1,7 +1,7 @@
 """What a reader says of a result: a row, a DICOM object that tells of it, and its way to the destinations."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from io import BytesIO, StringIO
@@ -54,6 +54,7 @@ def record(services: Services, study_instance_uid: str, said: Verdict) -> Feedba
 
     with services.database.read() as connection:
         report, result = _report(services, connection, study_instance_uid, said.revision)
+        standing = results.conclusive(connection, study_instance_uid)
         stated = findings_of(report)
         finding = said.finding or (next(iter(stated)) if len(stated) == 1 else "")
         last = feedback.last_of(connection, study_instance_uid, reader=said.reader, finding=finding)
@@ -81,6 +82,8 @@ def record(services: Services, study_instance_uid: str, said: Verdict) -> Feedba
             sop_instance_uid=sop_instance_uid,
             now=at,
         )
+        if standing is not None and standing.id == result.id:
+            studies.set_verdict(connection, study_instance_uid, said.verdict)
         kind = f"{FEEDBACK}:{row.id}"
         results.add_object(
             connection,
@@ -185,13 +188,13 @@ class _Line:
 
 def export_csv(database: Database, since: datetime | None = None) -> Iterator[str]:
     """Yield every verdict as CSV (RFC 4180), oldest first, the header line in front; times are ISO 8601, UTC."""
-    yield _line(COLUMNS)
+    yield csv_line(COLUMNS)
     after = 0
     while True:
         with database.read() as connection:
             page = feedback.export(connection, since=since, after=after, limit=_PAGE)
         for item in page:
-            yield _line(astuple(_of(item)))
+            yield csv_line(astuple(_of(item)))
         if len(page) < _PAGE:
             return
         after = page[-1].feedback.id
@@ -216,7 +219,8 @@ def _of(item: Exported) -> _Line:
     )
 
 
-def _line(values: tuple[object, ...]) -> str:
+def csv_line(values: Sequence[object]) -> str:
+    """Return a line of CSV that no spreadsheet runs."""
     buffer = StringIO()
     csv.writer(buffer).writerow([_harmless(value) for value in values])
     return buffer.getvalue()

@@ -126,7 +126,7 @@ class FindScp:
             claimed = {
                 row.study_instance_uid: row for row in work_items.acted_on(connection, since=since, kinds=[READING])
             }
-        for study in services.listing.studies():
+        for study in services.listing.walk():
             yield study, claimed.get(study.study_instance_uid)
 
     def _work(self, study: Study, row: WorkItem | None, zone: TimeZone) -> Work:

@@ -1,22 +1,22 @@
 """In which order studies are read: priority first, then waiting time, and nobody waits for ever."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from itertools import zip_longest
 
 from cxr_node.findings import OrderedPriority
 from cxr_node.findings.priority import rank
 from storage.studies import Study
+from storage.worklist_query import Bounds, in_turn
 
 URGENT_RANK = rank(OrderedPriority.HIGH)  # that of a flagged study, and of what was ordered HIGH or STAT
 
 
 def arrange(studies: Iterable[Study], now: datetime, max_wait_min: float) -> list[Study]:
-    """Return the studies in the order in which they should be read.
+    """Return the studies in the order in which they should be read; `storage.worklist_query` gives pages of the same.
 
     1. Two queues stand at the top. *Urgent*: effective priority HIGH or STAT, so every flagged study; by priority, then
        by waiting time. *Overdue*: every study that has waited `max_wait_min`; by waiting time alone. They are served in
-       turn, urgent first; a study that stands in both comes where it is met first.
+       turn, urgent first; a study that stands in both comes at the better of its places.
     2. All others follow by priority, then by waiting time.
 
     Waiting counts from the first image. Equal ones are told apart by UID, so the order is total.
@@ -29,17 +29,25 @@ def arrange(studies: Iterable[Study], now: datetime, max_wait_min: float) -> lis
     Source of the maximum wait: prioritisation alone raised the longest wait from 890 to 1293 min in simulation, a
     maximum brought it to 979 (Baltruschat et al., Eur Radiol 2021, PMC8128725).
     """
-    studies = list(studies)
-    urgent = sorted((study for study in studies if study.priority_rank >= URGENT_RANK), key=_by_priority)
-    overdue = sorted((study for study in studies if is_overdue(study, now, max_wait_min)), key=_by_waiting)
-    top = list(_in_turn(urgent, overdue))
-    placed = {study.study_instance_uid for study in top}
-    return top + sorted((study for study in studies if study.study_instance_uid not in placed), key=_by_priority)
+    known = {study.study_instance_uid: study for study in studies}
+    by_priority = [study.study_instance_uid for study in sorted(known.values(), key=_by_priority)]
+    by_waiting = [study.study_instance_uid for study in sorted(known.values(), key=_by_waiting)]
+    top = in_turn(
+        [uid for uid in by_priority if known[uid].priority_rank >= URGENT_RANK],
+        [uid for uid in by_waiting if is_overdue(known[uid], now, max_wait_min)],
+    )
+    placed = set(top)
+    return [known[uid] for uid in (*top, *(uid for uid in by_priority if uid not in placed))]
+
+
+def bounds(now: datetime, *, retain_h: float, max_wait_min: float) -> Bounds:
+    """Return where the list ends and what stands at its top, for a query."""
+    return Bounds(now - timedelta(hours=retain_h), now - timedelta(minutes=max_wait_min), URGENT_RANK)
 
 
 def is_overdue(study: Study, now: datetime, max_wait_min: float) -> bool:
     """Whether the study has waited for the maximum or longer."""
-    return waited(study, now) >= timedelta(minutes=max_wait_min)
+    return study.first_received_at <= now - timedelta(minutes=max_wait_min)
 
 
 def waited(study: Study, now: datetime) -> timedelta:
@@ -53,17 +61,3 @@ def _by_priority(study: Study) -> tuple[int, datetime, str]:
 
 def _by_waiting(study: Study) -> tuple[datetime, str]:
     return study.first_received_at, study.study_instance_uid
-
-
-def _in_turn(first: Sequence[Study], second: Sequence[Study]) -> Iterator[Study]:
-    """Merge two queues, one study from each at a time; one that was taken from the other is passed over."""
-    taken: set[str] = set()
-
-    def fresh(queue: Sequence[Study]) -> Iterator[Study]:
-        for study in queue:
-            if study.study_instance_uid not in taken:
-                taken.add(study.study_instance_uid)
-                yield study
-
-    for pair in zip_longest(fresh(first), fresh(second)):
-        yield from (study for study in pair if study is not None)

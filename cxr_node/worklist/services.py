@@ -17,6 +17,7 @@ from cxr_node.worklist.ups_tasks import Tasks
 from cxr_node.worklist.ups_watch import UpsWatch
 from cxr_node.worklist.web.access import Access
 from cxr_node.worklist.web.events import EventHub
+from cxr_node.worklist.web.study.previews import Previews
 from storage import Database, Doorbell, InstanceFiles
 
 
@@ -36,6 +37,7 @@ class Services:
     ups: UpsService
     watch: UpsWatch
     pump: Pump
+    previews: Previews
 
 
 def make_services(settings: Settings, database: Database, now: Callable[[], datetime] = utc_now) -> Services:
@@ -72,4 +74,5 @@ def make_services(settings: Settings, database: Database, now: Callable[[], date
         ups=UpsService(database, doorbell, tasks, keeper, announcer, now),
         watch=UpsWatch(database, doorbell, tasks, keeper, announcer, now),
         pump=Pump(database, doorbell, tasks, keeper, now),
+        previews=Previews(),
     )

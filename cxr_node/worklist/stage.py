@@ -15,9 +15,11 @@ from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
+from cxr_node.work.heartbeat import beating
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
 from cxr_node.worklist.ups_sender import EventSender, make_workers
+from cxr_node.worklist.web.accounts import people
 from cxr_node.worklist.web.app import create_app
 from storage import Database, Doorbell
 from storage.errors import StorageError
@@ -44,6 +46,7 @@ class WorklistServer:
                 log_config=None,
                 access_log=False,  # it would hold UIDs and say who looked; the audit trail does, and knows the name
                 server_header=False,
+                proxy_headers=False,  # the application decides whose it believes
                 lifespan="on",
                 timeout_graceful_shutdown=GRACE_S,
                 timeout_keep_alive=30,
@@ -130,7 +133,8 @@ class WorklistServer:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol told: asyncio turns Nagle off where it sees TCP, else each answer on a kept connection takes 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -139,6 +143,16 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise SettingsError(f"worklist.port: cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listener
+
+
+def _tell_first_admin(settings: Settings, database: Database, url: str) -> None:
+    """Print the first admin's one-time password where nobody may administer the node yet.
+
+    To standard output, where a person started the node, and never to the log, which goes to standard error.
+    """
+    password = people.first_admin(database, now=utc_now())
+    if password:
+        print(people.first_admin_told(password, settings.worklist.public_url or url), flush=True)  # noqa: T201
 
 
 def run_worklist(settings: Settings, stop: threading.Event) -> None:
@@ -158,11 +172,13 @@ def run_worklist(settings: Settings, stop: threading.Event) -> None:
     database.migrate()
     server = WorklistServer(settings, database)
     server.start()
+    _tell_first_admin(settings, database, server.url)
     log.info("worklist_ready", url=server.url, dicom_port=server.dicom_port, pid=os.getpid())
     try:
-        while not stop.wait(0.2):
-            if not server.is_alive:
-                raise RuntimeError("the web server ended by itself")
+        with beating(database, "worklist"):
+            while not stop.wait(0.2):
+                if not server.is_alive:
+                    raise RuntimeError("the web server ended by itself")
     finally:
         server.stop()
         database.dispose()

@@ -1,6 +1,6 @@
 """Finding work items wherever they are: derived from a study, on a row, or both. Reads only."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from datetime import tzinfo as TimeZone
@@ -16,7 +16,7 @@ from cxr_node.log import get_logger
 from cxr_node.settings import Settings
 from cxr_node.worklist import ups, ups_ai
 from cxr_node.worklist.items import Work, dicom_date_time
-from cxr_node.worklist.listing import MOST_STUDIES, Listing
+from cxr_node.worklist.listing import Listing
 from cxr_node.worklist.matching import has_unsupported_keys, matches, values_of
 from cxr_node.worklist.order import arrange
 from storage import Database, instances, studies, work_items
@@ -26,6 +26,7 @@ from storage.work_items import AI, EXTERNAL, READING, SCHEDULED, STATES, WorkIte
 log = get_logger("worklist")
 
 MOST_UIDS = 200  # looked up one by one; more are matched over the whole list
+_MOST_FRESH = 20_000  # studies whose tasks no row holds yet; they are made within a second or two
 _ALWAYS_DERIVED = frozenset({Tag("SOPClassUID"), Tag("SOPInstanceUID"), Tag("ProcedureStepState")})
 _INPUTS = Tag("InputInformationSequence")
 
@@ -77,7 +78,7 @@ class Tasks:
         if row is not None:
             return self._of_row(connection, row)
         # A study that arrived this moment: its tasks have no rows yet, and few studies are in that state at once.
-        fresh = work_items.changed_studies(connection, since=self.since(now), limit=MOST_STUDIES, without_row=True)
+        fresh = work_items.changed_studies(connection, since=self.since(now), limit=_MOST_FRESH, without_row=True)
         for sign in fresh:
             if ups.work_item_uid(sign.study_instance_uid) == sop_instance_uid:
                 study = studies.get(connection, sign.study_instance_uid)
@@ -179,31 +180,41 @@ class Tasks:
             claimed = work_items.acted_on(connection, since=since, kinds=[READING])
             others = work_items.acted_on(connection, since=since, kinds=[AI, EXTERNAL], states=states)
         readings = {row.sop_instance_uid: row for row in claimed}
-        listed = self._listing.studies() if SCHEDULED in states or readings or others else []
-        known = {study.study_instance_uid: study for study in listed}
-        unknown = {row.study_instance_uid for row in claimed if row.state in states}
-        unknown |= {row.study_instance_uid for row in others if row.kind == AI}
-        unknown -= known.keys()
-        with self._database.read() as connection:
-            for uid in unknown:
-                study = studies.get(connection, uid)
-                if study is not None:
-                    known[uid] = study
-        for study in listed:
-            uid = ups.work_item_uid(study.study_instance_uid, study.reopened)
-            row = readings.pop(uid, None)
-            if (row.state if row is not None else SCHEDULED) in states:
-                yield Task(uid, READING, row, study)
-        # What is left was read: its study is off the list, or on it again for an image that came later.
-        past: dict[str, list[WorkItem]] = {}
-        for row in readings.values():
-            if row.state in states and row.study_instance_uid in known:
-                past.setdefault(row.study_instance_uid, []).append(row)
-        read = [known[uid] for uid in past]
-        for study in arrange(read, now, self._settings.worklist.max_wait_min):
-            yield from (self._with_study(row, study) for row in past[study.study_instance_uid])
+        if SCHEDULED in states:
+            for study in self._listing.walk():
+                uid = ups.work_item_uid(study.study_instance_uid, study.reopened)
+                row = readings.pop(uid, None)
+                if (row.state if row is not None else SCHEDULED) in states:
+                    yield Task(uid, READING, row, study)
+        left = [row for row in readings.values() if row.state in states]
+        known = self._known({row.study_instance_uid for row in left} | {row.study_instance_uid for row in others})
+        yield from self._claimed(left, known, now)
         for row in others:
             yield self._with_study(row, known.get(row.study_instance_uid) if row.kind == AI else None)
+
+    def _claimed(self, rows: Sequence[WorkItem], known: Mapping[str, Study], now: datetime) -> Iterator[Task]:
+        """Yield reading tasks that somebody acted on: first the present ones of studies on the list, then those of
+        studies that were read, also where an image that came later put the study on the list again."""
+        since, max_wait_min = self.since(now), self._settings.worklist.max_wait_min
+        present: dict[str, list[WorkItem]] = {}
+        past: dict[str, list[WorkItem]] = {}
+        for row in rows:
+            study = known.get(row.study_instance_uid)
+            if study is None:
+                continue
+            is_present = row.sop_instance_uid == ups.work_item_uid(study.study_instance_uid, study.reopened)
+            where = present if is_present and studies.is_listed(study, since) else past
+            where.setdefault(row.study_instance_uid, []).append(row)
+        for part in (present, past):
+            for study in arrange([known[uid] for uid in part], now, max_wait_min):
+                yield from (self._with_study(row, study) for row in part[study.study_instance_uid])
+
+    def _known(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
+        uids, found = sorted(study_instance_uids), dict[str, Study]()
+        for start in range(0, len(uids), MOST_UIDS):
+            with self._database.read() as connection:
+                found |= studies.of_uids(connection, uids[start : start + MOST_UIDS])
+        return found
 
     def _of_row(self, connection: Connection, row: WorkItem) -> Task:
         study = None if row.kind == EXTERNAL else studies.get(connection, row.study_instance_uid)

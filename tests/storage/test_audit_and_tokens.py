@@ -1,6 +1,6 @@
 """Who did what, and who may."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -10,6 +10,10 @@ from storage.errors import StorageError
 from storage.tokens import Token
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def _who(token: Token | None) -> tuple[str, str] | None:
+    return None if token is None else (token.name, token.role)
 
 
 @pytest.mark.requirement("SRS-STO-023")
@@ -33,16 +37,16 @@ def test_a_token_is_found_by_its_secret_until_it_is_revoked(database):
     with database.begin() as connection:
         tokens.create(connection, "viewer-1", "viewer", now=NOON, secret="first secret")
         tokens.create(connection, "admin-1", "admin", now=NOON, secret="second secret")
-        assert tokens.find(connection, "first secret") == Token("viewer-1", "viewer")
-        assert tokens.find(connection, "no secret") is None
-        assert tokens.listed(connection) == [Token("admin-1", "admin"), Token("viewer-1", "viewer")]
+        assert _who(tokens.find(connection, "first secret", now=NOON)) == ("viewer-1", "viewer")
+        assert tokens.find(connection, "no secret", now=NOON) is None
+        assert [_who(token) for token in tokens.listed(connection)] == [("admin-1", "admin"), ("viewer-1", "viewer")]
         assert tokens.revoke(connection, "viewer-1")
         assert not tokens.revoke(connection, "viewer-1")
-        assert tokens.find(connection, "first secret") is None
+        assert tokens.find(connection, "first secret", now=NOON) is None
         tokens.create(connection, "viewer-1", "viewer", now=NOON, secret="third secret")
         with pytest.raises(StorageError, match="viewer-1"):
             tokens.create(connection, "viewer-1", "admin", now=NOON, secret="fourth secret")
-        assert tokens.find(connection, "third secret") == Token("viewer-1", "viewer")
+        assert _who(tokens.find(connection, "third secret", now=NOON)) == ("viewer-1", "viewer")
 
 
 @pytest.mark.requirement("SRS-STO-024")
@@ -52,3 +56,29 @@ def test_a_secret_is_not_kept(database):
         tokens.create(connection, "viewer-1", "viewer", now=NOON, secret="the secret itself")
         rows = connection.execute(text("SELECT * FROM tokens")).all()
     assert "the secret itself" not in str(rows)
+
+
+@pytest.mark.requirement("SRS-STO-024")
+def test_a_token_that_expired_opens_nothing_but_is_still_listed(database):
+    """Somebody must see why a gateway hears 401, and remove it."""
+    with database.begin() as connection:
+        later = NOON + timedelta(days=30)
+        tokens.create(connection, "gateway", "service", now=NOON, secret="a secret", created_by="ada", expires_at=later)
+        assert _who(tokens.find(connection, "a secret", now=later - timedelta(seconds=1))) == ("gateway", "service")
+        assert tokens.find(connection, "a secret", now=later) is None
+        (token,) = tokens.listed(connection)
+    assert (token.created_by, token.expires_at, token.last_used_at) == ("ada", later, None)
+
+
+@pytest.mark.requirement("SRS-STO-024")
+def test_the_last_use_of_a_token_is_kept_without_a_write_for_each_request(database):
+    """Whether anybody still uses it decides whether it may go."""
+    with database.begin() as connection:
+        token = tokens.create(connection, "gateway", "service", now=NOON, secret="a secret")
+        assert tokens.is_due(token, NOON)
+        tokens.used(connection, token, now=NOON)
+        token = tokens.get(connection, token.id)
+        assert token is not None
+        assert token.last_used_at == NOON
+    assert not tokens.is_due(token, NOON + timedelta(minutes=9))
+    assert tokens.is_due(token, NOON + timedelta(minutes=10))

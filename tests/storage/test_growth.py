@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from storage import Database, deliveries, instances, jobs, results, studies
+from storage import Database, deliveries, instances, jobs, results, studies, worklist_query
 from storage.studies import PatientContext
 from storage.tables import instances as instances_table
 from storage.tables import jobs as jobs_table
 from storage.tables import studies as studies_table
+from storage.worklist_query import Bounds, Filter
 
 pytestmark = pytest.mark.requirement("SRS-STO-026")
 
@@ -88,6 +89,7 @@ OPERATIONS: dict[str, Callable[[Connection], Any]] = {
     "touch": lambda c: studies.touch(c, "1.7", PatientContext(), ordered_rank=1, calling_ae_title="", now=NOON),
     "study": lambda c: studies.get(c, "1.7"),
     "list": lambda c: studies.listed(c, since=NOON, limit=20),
+    "retiring": lambda c: studies.retire(c, before=NOON - timedelta(days=1), now=NOON, limit=20),
     "instance": lambda c: instances.by_sop_instance_uid(c, "2.7"),
     "instances of a study": lambda c: instances.of_study(c, "1.7"),
     "result": lambda c: results.current(c, "1.7"),
@@ -125,6 +127,36 @@ def test_no_step_of_the_line_costs_more_with_more_studies(sqlite_database):
     many = {name: instructions(sqlite_database, operation) for name, operation in OPERATIONS.items()}
     grown = {name: (few[name], many[name]) for name in OPERATIONS if many[name] > 1.5 * few[name] + 50}
     assert grown == {}
+
+
+WORKLIST = {
+    "first page": Filter(),
+    "flagged": Filter(state="flagged"),
+    "overdue of a modality": Filter(modality="DX", overdue=True),
+    "search": Filter(words=("doe",)),
+    "delivery problems": Filter(delivery_problem=True),
+}
+
+
+def test_the_worklist_costs_the_same_whatever_was_read_before(sqlite_database):
+    """Its indexes hold what waits to be read; the history of years is in none of them."""
+    bounds = Bounds(NOON - timedelta(days=1), NOON - timedelta(hours=1), 3)
+
+    def costs() -> dict[str, int]:
+        return {
+            name: instructions(
+                sqlite_database, lambda c, wanted=wanted: worklist_query.page(c, wanted, bounds, limit=20)
+            )
+            for name, wanted in WORKLIST.items()
+        }
+
+    fill(sqlite_database, 0, 50)
+    few = costs()
+    fill(sqlite_database, 50, 5000)
+    with sqlite_database.begin() as connection:
+        connection.execute(studies_table.update().where(studies_table.c.id > 50).values(read_at=NOON))
+    many = costs()
+    assert {name: (few[name], many[name]) for name in WORKLIST if many[name] > 1.5 * few[name] + 50} == {}
 
 
 @contextmanager

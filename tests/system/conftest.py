@@ -70,6 +70,7 @@ class Node:
     profile: str = "triage"
     destinations: list[dict[str, Any]] = field(default_factory=list)
     extra: str = ""
+    require_token: str = "never"
     process: subprocess.Popen[bytes] | None = None
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
@@ -84,6 +85,10 @@ class Node:
         return self.folder / "node.log"
 
     @property
+    def console_path(self) -> Path:
+        return self.folder / "console.txt"
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.web_port}"
 
@@ -95,7 +100,8 @@ class Node:
         lines = [
             f'[node]\nprofile = "{self.profile}"\ndata_dir = "data"\n',
             f"[receive]\nport = {self.port}\nmin_free_gb = 0.1\n",
-            f'[worklist]\nport = {self.web_port}\ndicom_port = {self.dicom_port}\nrequire_token = "never"\n',
+            f"[worklist]\nport = {self.web_port}\ndicom_port = {self.dicom_port}\n"
+            f'require_token = "{self.require_token}"\n',
             self.extra,
         ]
         for destination in self.destinations:
@@ -103,9 +109,12 @@ class Node:
                 "[[destination]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in destination.items())
             )
         self.config.write_text("\n".join(lines))
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as log, self.console_path.open("ab") as console:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cxr_node", "--config", str(self.config), "serve"], stderr=log, cwd=ROOT
+                [sys.executable, "-m", "cxr_node", "--config", str(self.config), "serve"],
+                stdout=console,
+                stderr=log,
+                cwd=ROOT,
             )
         try:
             wait_until(self.is_ready, 120, f"node ready; log:\n{self.log_path.read_text()[-3000:]}")
@@ -181,14 +190,16 @@ class Node:
 
         return wait_until(settled, within_s, f"result of study {uid}; log:\n{self.log_path.read_text()[-3000:]}")
 
-    def send(self, *paths: Path, options: tuple[str, ...] = ("-R", "-xs")) -> subprocess.CompletedProcess[str]:
+    def send(
+        self, *paths: Path, options: tuple[str, ...] = ("-R", "-xs"), ae_title: str = "CR_ROOM_1"
+    ) -> subprocess.CompletedProcess[str]:
         """Send with DCMTK's storescu."""
         return subprocess.run(
             [
                 "storescu",
                 "-v",
                 "-aet",
-                "CR_ROOM_1",
+                ae_title,
                 "-aec",
                 "CXR_NODE",
                 *options,

@@ -10,6 +10,8 @@ from cxr_node.findings import OrderedPriority, StudyStatus
 from cxr_node.worklist.listing import Entry
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.access import StudyReader
+from cxr_node.worklist.web.description import ProblemBody
+from cxr_node.worklist.web.list_query import ApiQuery
 from cxr_node.worklist.web.present import priority_reason
 
 PRIORITIES = "STAT, HIGH, MEDIUM, ROUTINE or LOW, the defined terms of (0040,1003)"
@@ -102,6 +104,10 @@ class StudyBody(_Body):
     notes: list[str] = Field(description="what else is to be known of the result: announced images that did not arrive")
     origin: str = Field(description="`backfill` for a study that a back-catalogue run fetched; else empty")
     read_at: datetime | None = Field(description="when a reader had finished it; null before. Then it leaves the list")
+    opened_at: datetime | None = Field(description="when a person first looked at its page; null before")
+    verdict: Literal["", "agree", "disagree", "unsure"] = Field(
+        description="what a reader said last of the result that stands; empty before"
+    )
     reading: ReadingBody = Field(description="who reads it")
     revision: int = Field(description="of the current result; 0 without one")
     deliveries: list[DeliveryBody] = Field(description="of the current revision's result objects")
@@ -109,19 +115,24 @@ class StudyBody(_Body):
     images: int = Field(description="SOP Instances received")
 
 
-class StudyListBody(_Body):
-    """A page of the worklist, in reading order."""
+class StateCountsBody(_Body):
+    """How many studies stand in each state of the AI."""
 
-    total: int = Field(description="studies on the list with the status asked for")
+    flagged: int
+    pending: int
+    not_flagged: int
+    not_analysed: int
+    failed: int
+
+
+class StudyListBody(_Body):
+    """A page of the worklist, in the order asked for."""
+
+    total: int = Field(description="studies that meet all filters")
+    counts: StateCountsBody = Field(description="of the studies that meet all filters but `state`")
     limit: int
     offset: int
     studies: list[StudyBody]
-
-
-class ProblemBody(_Body):
-    """Why there is no answer."""
-
-    detail: str
 
 
 router = APIRouter(
@@ -132,19 +143,23 @@ router = APIRouter(
 
 
 @router.get("/studies", summary="The worklist, in reading order")
-def list_studies(
-    request: Request,
-    reader: StudyReader,
-    status: Annotated[StudyStatus | None, Query(description="only studies in this state")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
-) -> StudyListBody:
-    """Highest priority first, then longest waiting; past the maximum wait a study rises to the top in turn."""
+def list_studies(request: Request, reader: StudyReader, query: Annotated[ApiQuery, Query()]) -> StudyListBody:
+    """Highest priority first, then longest waiting; past the maximum wait a study rises to the top in turn.
+
+    The parameters are those in the address of the page. On the list is what nobody has finished reading and what
+    received an image in the last `worklist.retain_h` hours.
+    """
     services: Services = request.app.state.services
-    found = [study for study in services.listing.studies() if status is None or study.status == status]
-    entries = services.listing.entries(found[offset : offset + limit])
-    services.audit.record("worklist_read", actor=reader.name, role=reader.role, studies=len(entries))
-    return StudyListBody(total=len(found), limit=limit, offset=offset, studies=[study_body(entry) for entry in entries])
+    found = services.listing.page(query.filter(), sort=query.by, limit=query.limit, offset=query.offset)
+    event = "worklist_searched" if query.q.strip() else "worklist_read"  # the words are a patient's name: left out
+    services.audit.record(event, actor=reader.name, role=reader.role, studies=len(found.entries))
+    return StudyListBody(
+        total=found.total,
+        counts=StateCountsBody(**found.counts),
+        limit=query.limit,
+        offset=query.offset,
+        studies=[study_body(entry) for entry in found.entries],
+    )
 
 
 @router.get(
@@ -194,6 +209,8 @@ def study_body(entry: Entry) -> StudyBody:
         notes=[str(note) for note in entry.of_outcome("notes")],
         origin=study.origin,
         read_at=study.read_at,
+        opened_at=study.opened_at,
+        verdict=study.verdict,
         reading=ReadingBody(
             state=entry.reading.state if entry.reading is not None else "SCHEDULED",
             performer=entry.reading.performer if entry.reading is not None else "",

@@ -1,17 +1,21 @@
 """The web application: routes, what every answer carries, and what becomes of an exception."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import SplitResult, quote, urlsplit
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cxr_node import __version__
 from cxr_node.log import get_logger
@@ -24,16 +28,26 @@ from cxr_node.worklist.web import (
     health,
     list_page,
     present,
-    study_page,
     ups_rs,
 )
-from cxr_node.worklist.web.access import AccessDenied, WrongHost
-from cxr_node.worklist.web.accounts import login
+from cxr_node.worklist.web.access import AccessDenied, MustChange, WrongHost
+from cxr_node.worklist.web.accounts import account_page, login, oidc_page, users_api, users_page
+from cxr_node.worklist.web.accounts.oidc import Provider
+from cxr_node.worklist.web.accounts.passwords import TooBusy
+from cxr_node.worklist.web.admin import operations, reception, rules_page
+from cxr_node.worklist.web.admin.kept import Kept
+from cxr_node.worklist.web.body_limit import BodyLimit
+from cxr_node.worklist.web.description import describe
+from cxr_node.worklist.web.drop import api as drop_api
+from cxr_node.worklist.web.drop import page as drop_page
 from cxr_node.worklist.web.rendering import render
+from cxr_node.worklist.web.study import heat_maps_api, images_api
+from cxr_node.worklist.web.study import page as study_page
 from storage.errors import StorageError
 
 log = get_logger("worklist")
 
+MUST_CHANGE = "the password is for once: change it on the page /account first"
 STATIC = Path(__file__).parent / "static"
 
 # Script and style from this origin only, none inline; nothing else at all, no frame around the page.
@@ -44,7 +58,8 @@ SECURITY_HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    # Not no-referrer: a browser would then say Origin: null of our own forms, as of those of a stranger.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
@@ -77,6 +92,7 @@ def create_app(services: Services) -> FastAPI:
         services.events.start()
         yield
         services.events.close()
+        services.previews.close()
 
     app = FastAPI(
         title="cxr-node worklist",
@@ -85,26 +101,46 @@ def create_app(services: Services) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # docs_page serves it, to those who may see the page
         lifespan=lifespan,
     )
     app.state.services = services
-    app.state.models = health.ModelCheck(services.settings)
+    app.state.kept = Kept[Any]()
+    app.state.models = health.ModelCheck(services.settings, services.database)
     app.include_router(feedback_api.router)  # before `api`, whose study route takes every path below /studies
     app.include_router(destinations_api.router)
+    app.include_router(heat_maps_api.router)
+    app.include_router(images_api.router)
+    app.include_router(drop_api.router)
+    app.include_router(drop_page.router)
+    app.include_router(rules_page.router)
     app.include_router(api.router)
     app.include_router(ups_rs.router)
     app.include_router(health.router)
     app.include_router(list_page.router)
     app.include_router(study_page.router)
+    for router in (*reception.ROUTERS, *operations.ROUTERS):
+        app.include_router(router)
     app.include_router(docs_page.router)
-    app.include_router(login.router)
+    for router in (login.router, oidc_page.router, account_page.router, users_page.router, users_api.router):
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    worklist = services.settings.worklist
+    app.state.provider = Provider(services.settings, services.now) if worklist.oidc.issuer else None
+    app.add_middleware(BodyLimit, upload_bytes=int((worklist.drop.max_upload_mb + 1) * 1024 * 1024))
     app.add_middleware(SecurityHeaders)
+    if worklist.public_url:
+        # Only there is a proxy; without one, who asks could write any address into the audit trail.
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=["127.0.0.1", "::1"])
     app.add_exception_handler(AccessDenied, _denied)
+    app.add_exception_handler(MustChange, _must_change)
+    app.add_exception_handler(TooBusy, _too_busy)
     app.add_exception_handler(WrongHost, _wrong_host)
     app.add_exception_handler(StorageError, _no_storage)
     app.add_exception_handler(SQLAlchemyError, _no_storage)
     app.add_exception_handler(HTTPException, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    describe(app)
     return app
 
 
@@ -121,12 +157,38 @@ def _answer(request: Request, status: int, detail: str, headers: dict[str, str] 
 
 
 async def _denied(request: Request, _: Exception) -> Response:
+    if "hx-request" in request.headers:  # a part of a page that was open when the session ended
+        return JSONResponse(
+            {"detail": "the session is over; sign in again"},
+            status_code=401,
+            headers={"HX-Redirect": _login(urlsplit(request.headers.get("hx-current-url", "")))},
+        )
     if _is_page(request) and request.method == "GET":
-        path = "/" if request.url.path in ("/list", "/events") else request.url.path
-        query = f"?{request.url.query}" if request.url.query else ""
-        return RedirectResponse(f"/login?next={quote(path + query, safe='')}", status_code=303)
-    detail = "a token is needed: Authorization: Bearer SECRET, made by `cxr-node token create`"
+        return RedirectResponse(_login(urlsplit(str(request.url))), status_code=303)
+    detail = (
+        "sign in, or show a token: Authorization: Bearer SECRET, made by `cxr-node token create`"
+        if not _is_page(request)
+        else "The session is over, and nothing was changed. Sign in and do it again."
+    )
     return _answer(request, 401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _login(page: SplitResult) -> str:
+    """Return the address of the form that leads back to a page; to the list from what is only a part of it."""
+    path = "/" if page.path in ("", "/list", "/events", "/login") else page.path
+    return f"/login?next={quote(path + (f'?{page.query}' if page.query else ''), safe='')}"
+
+
+async def _must_change(request: Request, _: Exception) -> Response:
+    if "hx-request" in request.headers:
+        return JSONResponse({"detail": MUST_CHANGE}, status_code=403, headers={"HX-Redirect": "/account"})
+    if _is_page(request) and request.method == "GET":
+        return RedirectResponse("/account", status_code=303)
+    return _answer(request, 403, MUST_CHANGE)
+
+
+async def _too_busy(request: Request, error: Exception) -> Response:
+    return _answer(request, 503, str(error), {"Retry-After": "3"})
 
 
 async def _wrong_host(request: Request, _: Exception) -> Response:
@@ -142,3 +204,13 @@ async def _no_storage(request: Request, error: Exception) -> Response:
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    # Without what was sent: it may name a patient, and half a surrogate pair in it cannot be written as UTF-8.
+    assert isinstance(error, RequestValidationError)
+    found = [{name: item[name] for name in ("loc", "msg", "type")} for item in error.errors()]
+    if _is_page(request):
+        words = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in found)
+        return _answer(request, 422, f"the address or the form holds what is not understood: {words}")
+    return Response(json.dumps({"detail": found}), status_code=422, media_type="application/json")

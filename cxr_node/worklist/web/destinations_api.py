@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cxr_node.settings import Destination
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.access import Admin
+from cxr_node.worklist.web.description import ProblemBody
 from storage import Doorbell, deliveries, destination_states, lanes
 from storage.destination_states import Counts, DestinationState
 
@@ -71,12 +72,6 @@ class ResentBody(_Body):
     resent: int
 
 
-class ProblemBody(_Body):
-    """Why there is no answer."""
-
-    detail: str
-
-
 router = APIRouter(
     prefix="/api/destinations",
     tags=["destinations"],
@@ -92,23 +87,14 @@ router = APIRouter(
 @router.get("", summary="Where results go, and how each destination stands")
 def list_destinations(request: Request, reader: Admin) -> DestinationListBody:
     """In the order of node.toml."""
-    services: Services = request.app.state.services
-    now, listed = services.now(), services.settings.destination
-    with services.database.read() as connection:
-        counts = destination_states.counts(connection, now=now)
-        states = [destination_states.get(connection, item.name) for item in listed]
-    return DestinationListBody(
-        destinations=[
-            _told(item, state, counts.get(item.name, Counts()), now) for item, state in zip(listed, states, strict=True)
-        ]
-    )
+    return bodies(request.app.state.services)
 
 
 @router.get("/{name}", summary="One destination")
 def read_destination(request: Request, reader: Admin, name: str) -> DestinationBody:
     """As in the list."""
     services: Services = request.app.state.services
-    return _body(services, _named(services, name))
+    return body_of(services, named(services, name))
 
 
 @router.post(
@@ -125,43 +111,31 @@ def ask_test(
 ) -> DestinationBody:
     """The stage that sends makes the test; nothing is delivered by it. 200 with the outcome in `last_test`."""
     services: Services = request.app.state.services
-    destination = _named(services, name)
-    asked_at = services.now()
-    with services.database.begin() as connection:
-        lanes.ask_test(connection, name, by=reader.name, now=asked_at)
-    _ring(services)
-    deadline = time.monotonic() + wait_s
-    while True:
-        with services.database.read() as connection:
-            tested_at = destination_states.get(connection, name).last_test_at
-        if tested_at is not None and tested_at >= asked_at:
-            break
-        if time.monotonic() >= deadline:
-            response.status_code = 202
-            break
-        time.sleep(POLL_S)
-    return _body(services, destination)
+    destination = named(services, name)
+    if not test(services, name, by=reader.name, wait_s=wait_s):
+        response.status_code = 202
+    return body_of(services, destination)
 
 
 @router.post("/{name}/pause", summary="Send nothing there until it is resumed")
 def pause_destination(request: Request, reader: Admin, name: str) -> DestinationBody:
     """What is being sent is finished; everything else waits, over restarts too."""
     services: Services = request.app.state.services
-    destination = _named(services, name)
+    destination = named(services, name)
     with services.database.begin() as connection:
         lanes.pause(connection, name, by=reader.name, now=services.now())
-    return _body(services, destination)
+    return body_of(services, destination)
 
 
 @router.post("/{name}/resume", summary="Go on sending, at once")
 def resume_destination(request: Request, reader: Admin, name: str) -> DestinationBody:
     """Also where it was not paused but left alone after failures."""
     services: Services = request.app.state.services
-    destination = _named(services, name)
+    destination = named(services, name)
     with services.database.begin() as connection:
         lanes.resume(connection, name, by=reader.name, now=services.now())
-    _ring(services)
-    return _body(services, destination)
+    ring(services)
+    return body_of(services, destination)
 
 
 @router.post(
@@ -172,7 +146,7 @@ def resume_destination(request: Request, reader: Admin, name: str) -> Destinatio
 def resend(request: Request, reader: Admin, name: str, body: ResendBody) -> ResentBody:
     """The same objects, the same bytes."""
     services: Services = request.app.state.services
-    _named(services, name)
+    named(services, name)
     if body.delivery is None:
         number = lanes.resend_failed(services.database, name, by=reader.name, now=services.now())
     else:
@@ -184,23 +158,56 @@ def resend(request: Request, reader: Admin, name: str, body: ResendBody) -> Rese
         if not done.is_sent:
             raise HTTPException(409, done.reason)
         number = 1
-    _ring(services)
+    ring(services)
     return ResentBody(resent=number)
 
 
-def _named(services: Services, name: str) -> Destination:
+def test(services: Services, name: str, *, by: str, wait_s: float) -> bool:
+    """Have the stage that sends test the destination; return whether the outcome is there within that time."""
+    asked_at = services.now()
+    with services.database.begin() as connection:
+        lanes.ask_test(connection, name, by=by, now=asked_at)
+    ring(services)
+    deadline = time.monotonic() + wait_s
+    while True:
+        with services.database.read() as connection:
+            tested_at = destination_states.get(connection, name).last_test_at
+        if tested_at is not None and tested_at >= asked_at:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+
+
+def bodies(services: Services) -> DestinationListBody:
+    """Return how all stand, in the order of node.toml."""
+    now, listed = services.now(), services.settings.destination
+    with services.database.read() as connection:
+        counts = destination_states.counts(connection, now=now)
+        states = [destination_states.get(connection, item.name) for item in listed]
+    return DestinationListBody(
+        destinations=[
+            _told(item, state, counts.get(item.name, Counts()), now) for item, state in zip(listed, states, strict=True)
+        ]
+    )
+
+
+def named(services: Services, name: str) -> Destination:
+    """Return the destination; raises HTTPException 404 where there is none of that name."""
     for destination in services.settings.destination:
         if destination.name == name:
             return destination
     raise HTTPException(404, "node.toml has no destination of this name")
 
 
-def _ring(services: Services) -> None:
+def ring(services: Services) -> None:
+    """Wake who sends, and the pages."""
     for topic in ("deliver", "worklist"):
         Doorbell(services.settings.data_dir / "run").ring(topic)
 
 
-def _body(services: Services, destination: Destination) -> DestinationBody:
+def body_of(services: Services, destination: Destination) -> DestinationBody:
+    """Return how the destination stands."""
     now = services.now()
     with services.database.read() as connection:
         state = destination_states.get(connection, destination.name)

@@ -1,12 +1,18 @@
 """The API described on a page."""
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from cxr_node.worklist.web.access import Monitor
 from cxr_node.worklist.web.rendering import render
 
 router = APIRouter(include_in_schema=False)
+
+
+@router.get("/openapi.json")
+def openapi(request: Request, _: Monitor) -> JSONResponse:
+    """The OpenAPI document itself."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/docs")

@@ -11,16 +11,11 @@ from cxr_node.findings import FINDINGS
 from cxr_node.worklist.feedback import NotAssessable, UnknownStudy, Verdict, export_csv, record
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.access import Assessor, StudyReader
+from cxr_node.worklist.web.description import ProblemBody
 from storage import feedback, studies
 from storage.feedback import Feedback
 
 UNKNOWN = "no image of a study with this Study Instance UID was received"
-
-
-class ProblemBody(BaseModel):
-    """Why there is no answer."""
-
-    detail: str
 
 
 class VerdictBody(BaseModel):

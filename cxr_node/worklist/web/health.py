@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -19,7 +20,8 @@ from cxr_node.inference.package import find_package, package_folders
 from cxr_node.settings import Settings
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.access import Monitor
-from storage import Database, InstanceFiles, jobs
+from cxr_node.worklist.web.admin.gauges import NodeGauges
+from storage import Database, InstanceFiles, jobs, model_changes
 from storage.errors import StorageError
 
 VERIFY_AGAIN_AFTER_S = 60.0  # the SHA-256 of some ten megabytes is not for every probe
@@ -56,7 +58,11 @@ def readyz(request: Request, response: Response) -> ReadyBody:
     return ReadyBody(status="not ready" if reasons else "ready", reasons=reasons)
 
 
-@router.get("/metrics", summary="Prometheus metrics of all stages", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics of all stages",
+    response_class=PlainTextResponse,
+)
 def metrics(request: Request, _: Monitor) -> Response:
     """The counters of every process of the node, and gauges of the queue and the disk taken now."""
     services: Services = request.app.state.services
@@ -66,14 +72,16 @@ def metrics(request: Request, _: Monitor) -> Response:
     else:
         registry.register(_Own())
     registry.register(QueueAndDisk(services.database, services.files, services.now()))
+    registry.register(NodeGauges(services.settings, services.database, services.now()))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class ModelCheck:
-    """Looks whether the packages named in node.toml are there and unaltered."""
+    """Looks whether the packages that are to run are there, unaltered, and those that were confirmed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
+        self._database = database
         self._lock = threading.Lock()
         self._checked_at = float("-inf")
         self._reasons: list[str] = []
@@ -88,11 +96,20 @@ class ModelCheck:
 
     def _check(self) -> Iterator[str]:
         folders = package_folders(self._settings.data_dir)
-        for name in (*self._settings.analyze.models, *self._settings.analyze.shadow):
+        analyze = self._settings.analyze
+        try:
+            with self._database.read() as connection:
+                wanted = model_changes.effective(connection, analyze.models, analyze.shadow)
+        except (StorageError, SQLAlchemyError):
+            return  # the database has a reason of its own
+        for chosen in (*wanted.active, *wanted.shadow):
             try:
-                find_package(name, folders)
+                package = find_package(chosen.name, folders)
             except PackageError as error:
-                yield f"model {name}: {error}"
+                yield f"model {chosen.name}: {error}"
+                continue
+            if chosen.digest and package.digest != chosen.digest:
+                yield f"model {chosen.name}: {package.digest[:12]} found, {chosen.digest[:12]} was confirmed"
 
 
 class QueueAndDisk(Collector):

@@ -1,54 +1,61 @@
 """The worklist's page: server-rendered, readable without JavaScript, live with it."""
 
-from collections import Counter
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from cxr_node.findings import StudyStatus
+from cxr_node.findings import OrderedPriority
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import present
 from cxr_node.worklist.web.access import StudyReader
+from cxr_node.worklist.web.list_query import PageQuery
 from cxr_node.worklist.web.rendering import render
 
 PAGE_SIZE = 100
 
-FILTERS: tuple[tuple[str, str], ...] = (
+STATES: tuple[tuple[str, str], ...] = (
     ("", "All"),
     ("flagged", "Flagged"),
-    (StudyStatus.PENDING, "Pending"),
-    (StudyStatus.ANALYSED, "Analysed"),
-    (StudyStatus.NOT_ANALYSED, "Not analysed"),
-    (StudyStatus.FAILED, "Failed"),
+    ("pending", "Pending"),
+    ("not_flagged", "Not flagged"),
+    ("not_analysed", "Not analysed"),
+    ("failed", "Failed"),
 )
+READER_STATES = (
+    ("", "any"),
+    ("new", "new"),
+    ("opened", "opened"),
+    ("agreed", "agreed"),
+    ("disagreed", "disagreed"),
+    ("unsure", "not sure"),
+)
+MODALITIES = ("CR", "DX")  # of radiographs; another one is reached by its address
 
 router = APIRouter(include_in_schema=False)
 
 
-def _list_values(services: Services, status: str, page: int) -> dict[str, Any]:
-    found = services.listing.studies()
-    counts = Counter(study.status for study in found)
-    counts[""], counts["flagged"] = len(found), sum(study.flagged for study in found)
-    if status == "flagged":
-        found = [study for study in found if study.flagged]
-    elif status:
-        found = [study for study in found if study.status == status]
-    pages = max(1, -(-len(found) // PAGE_SIZE))
-    page = min(page, pages)
-    first = (page - 1) * PAGE_SIZE
-    entries = services.listing.entries(found[first : first + PAGE_SIZE])
+def _list_values(services: Services, query: PageQuery) -> dict[str, Any]:
+    listing, wanted = services.listing, query.filter()
+    page, first = query.page, (query.page - 1) * PAGE_SIZE
+    found = listing.page(wanted, sort=query.by, limit=PAGE_SIZE, offset=first)
+    pages = max(1, -(-found.total // PAGE_SIZE))
+    if page > pages:  # of a list that has become shorter
+        page, first = pages, (pages - 1) * PAGE_SIZE
+        found = listing.page(wanted, sort=query.by, limit=PAGE_SIZE, offset=first)
     now, worklist = services.now(), services.settings.worklist
+    counts = {"": sum(found.counts.values()), **found.counts}
     return {
-        "rows": [present.row(entry, services.zone, worklist.viewer_url, now) for entry in entries],
-        "filters": [(name, label, counts[name], _query(name, 1)) for name, label in FILTERS],
-        "status": status,
-        "total": len(found),
+        "rows": [present.row(entry, services.zone, worklist.viewer_url, now) for entry in found.entries],
+        "states": [(name, label, counts[name], query.address(state=name)) for name, label in STATES],
+        "query": query,
+        "modalities": list(dict.fromkeys(("", *MODALITIES, query.modality.strip()))),
+        "reader_states": READER_STATES,
+        "priorities": ["", *OrderedPriority],
+        "total": found.total,
         "first": first,
         "page": page,
         "pages": pages,
-        "query": _query,
         "max_wait_min": worklist.max_wait_min,
         "has_viewer": bool(present.viewer_link(worklist.viewer_url, "1")),
         "as_of": present.instant(now, services.zone, now),
@@ -56,40 +63,31 @@ def _list_values(services: Services, status: str, page: int) -> dict[str, Any]:
     }
 
 
-def _query(status: str, page: int) -> str:
-    values = {name: value for name, value in (("status", status), ("page", page if page > 1 else "")) if value}
-    return f"?{urlencode(values)}" if values else "?"
-
-
-Status = Annotated[str, Query(pattern="^(flagged|pending|analysed|not_analysed|failed|)$")]
-PageNumber = Annotated[int, Query(ge=1, le=100_000)]
-
-
 @router.get("/")
-def worklist_page(request: Request, reader: StudyReader, status: Status = "", page: PageNumber = 1) -> HTMLResponse:
+def worklist_page(request: Request, reader: StudyReader, query: Annotated[PageQuery, Query()]) -> HTMLResponse:
     """The list as a page."""
-    return _list_answer("worklist.html", request, reader.name, reader.role, status, page)
+    return _list_answer("worklist.html", request, reader.name, reader.role, query)
 
 
 @router.get("/list")
-def worklist_part(request: Request, reader: StudyReader, status: Status = "", page: PageNumber = 1) -> HTMLResponse:
+def worklist_part(request: Request, reader: StudyReader, query: Annotated[PageQuery, Query()]) -> HTMLResponse:
     """The list without the page around it, for an open page that renews itself."""
-    return _list_answer("list.html", request, reader.name, reader.role, status, page)
+    return _list_answer("list.html", request, reader.name, reader.role, query)
 
 
-def _list_answer(template: str, request: Request, actor: str, role: str, status: str, page: int) -> HTMLResponse:
+def _list_answer(template: str, request: Request, actor: str, role: str, query: PageQuery) -> HTMLResponse:
     services: Services = request.app.state.services
-    values = _list_values(services, status, page)
-    services.audit.record("worklist_read", actor=actor, role=role, studies=len(values["rows"]))
+    values = _list_values(services, query)
+    event = "worklist_searched" if query.q.strip() else "worklist_read"  # the words are a patient's name: left out
+    services.audit.record(event, actor=actor, role=role, studies=len(values["rows"]))
     return render(request, template, **values)
 
 
 @router.get("/events")
-async def events(request: Request, _: StudyReader) -> StreamingResponse:
+async def events(request: Request, reader: StudyReader) -> StreamingResponse:
     """Server-sent events: `changed` when the list did. They carry no data of any study."""
     services: Services = request.app.state.services
     if services.events.is_full:
         raise HTTPException(503, "too many open pages; the list is there without live rows")
-    return StreamingResponse(
-        services.events.stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    stream = services.events.stream(lambda: services.access.still(request, reader))
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})

@@ -1,6 +1,8 @@
 """The words of the page: what a study's row says. Case level, no probability, never that a disease is absent."""
 
+import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from urllib.parse import quote
@@ -11,6 +13,7 @@ from storage.deliveries import (
     COMMITTED,
     DELIVERED,
     FAILED,
+    FEEDBACK,
     PROOF_ASKED,
     PROOF_UNAVAILABLE,
     SCHEDULED,
@@ -20,9 +23,11 @@ from storage.deliveries import (
 )
 from storage.studies import ANALYSED, NOT_ANALYSED, PENDING, PatientContext
 from storage.studies import FAILED as STUDY_FAILED
+from storage.work_items import IN_PROGRESS
 
 BANNER = "Research prototype, not cleared for clinical use. Not for diagnosis. Runs beside the normal order of reading."
-_SCRIPT_SCHEMES = ("javascript", "data", "vbscript", "file", "blob")
+_SCRIPT_SCHEMES = ("javascript", "data", "vbscript", "file", "filesystem", "blob", "about", "view-source")
+_PLACEHOLDER = re.compile(r"\{(study_instance_uid|patient_id|accession_number)\}")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DELIVERY_WORDS = {
     SCHEDULED: "waiting",
@@ -31,6 +36,11 @@ _DELIVERY_WORDS = {
     FAILED: "failed",
     SUPERSEDED: "superseded",
     SKIPPED: "not sent",
+}
+_VERDICTS = {
+    "agree": ("agreed", "✓", "Agreed"),
+    "disagree": ("disagreed", "≠", "Disagreed"),
+    "unsure": ("unsure", "?", "Not sure"),
 }
 _PROOF_WORDS = {PROOF_ASKED: "proof asked for", PROOF_UNAVAILABLE: "not proved"}
 _STATUS_WORDS = {
@@ -74,6 +84,27 @@ class DeliveryRow:
 
 
 @dataclass(frozen=True)
+class Sending:
+    """Objects of a study that stand alike at one destination."""
+
+    destination: str
+    objects: str  # "SR", or "SR, SEG"
+    name: str  # css class
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReaderState:
+    """What people did with the study: `mark` is a shape, as in `State`."""
+
+    name: str  # css class: new, opened, agreed, disagreed, unsure
+    mark: str
+    label: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Row:
     """A line of the list."""
 
@@ -81,6 +112,7 @@ class Row:
     href: str
     viewer: str
     priority: str
+    ordered: str
     priority_reason: str
     waited: str
     left: str
@@ -94,8 +126,11 @@ class Row:
     view: str
     modality: str
     received: Instant
+    due: Instant  # when it has waited for the maximum
     models: tuple[str, ...]
     deliveries: tuple[DeliveryRow, ...]
+    sent: tuple[Sending, ...]
+    reader: ReaderState
 
 
 def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
@@ -104,8 +139,9 @@ def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
     return Row(
         uid=shown(study.study_instance_uid),
         href="/studies/" + quote(study.study_instance_uid, safe=""),
-        viewer=viewer_link(viewer_url, study.study_instance_uid),
+        viewer=viewer_link(viewer_url, study.study_instance_uid, context.patient_id, context.accession_number),
         priority=str(entry.effective),
+        ordered=str(entry.ordered),
         priority_reason=priority_reason(entry),
         waited=duration(entry.waited),
         left=f"{duration(-entry.left)} past max wait" if entry.overdue else f"max wait in {duration(entry.left)}",
@@ -119,12 +155,15 @@ def row(entry: Entry, zone: ZoneInfo, viewer_url: str, now: datetime) -> Row:
         view=shown(context.view),
         modality=shown(context.modality),
         received=instant(study.first_received_at, zone, now),
+        due=instant(now + entry.left, zone, now),
         models=tuple(
             sorted(
                 {f"{shown(score['model'])} {shown(score['model_version'])}" for score in entry.of_outcome("findings")}
             )
         ),
         deliveries=tuple(delivery(item, zone, now) for item in entry.deliveries),
+        sent=sendings(entry.deliveries, zone, now),
+        reader=reader_state(entry),
     )
 
 
@@ -175,7 +214,7 @@ def delivery(item: Delivery, zone: ZoneInfo, now: datetime) -> DeliveryRow:
         label = f"waiting after {item.attempts} {'try' if item.attempts == 1 else 'tries'}"
     return DeliveryRow(
         destination=shown(item.destination),
-        object=item.kind.upper(),
+        object=object_word(item.kind),
         revision=item.revision,
         name=item.state.lower(),
         label=label,
@@ -183,6 +222,37 @@ def delivery(item: Delivery, zone: ZoneInfo, now: datetime) -> DeliveryRow:
         attempts=item.attempts,
         at=instant(item.delivered_at or item.updated_at, zone, now),
     )
+
+
+def object_word(kind: str) -> str:
+    """Return what is sent in a word: SR, SEG, SC …; the number in the kind of a feedback says nothing to a reader."""
+    return FEEDBACK if kind.startswith(f"{FEEDBACK}:") else kind.upper()
+
+
+def sendings(deliveries: Iterable[Delivery], zone: ZoneInfo, now: datetime) -> tuple[Sending, ...]:
+    """Return how each destination stands, objects that stand alike in one line; the reason of what went well is left
+    out."""
+    objects: dict[tuple[str, str, str, str], list[str]] = {}
+    for item in deliveries:
+        line = delivery(item, zone, now)
+        reason = line.reason if line.name in ("scheduled", "failed") else ""
+        objects.setdefault((line.destination, line.name, line.label, reason), []).append(line.object)
+    return tuple(
+        Sending(destination, ", ".join(dict.fromkeys(kinds)), name, label, reason)
+        for (destination, name, label, reason), kinds in objects.items()
+    )
+
+
+def reader_state(entry: Entry) -> ReaderState:
+    """Return what readers did: a verdict on the result that stands, else whether anybody looked."""
+    study, reading = entry.study, entry.reading
+    is_held = reading is not None and reading.state == IN_PROGRESS
+    detail = f"being read by {shown(reading.performer)}" if reading is not None and is_held else ""
+    if study.verdict in _VERDICTS:
+        return ReaderState(*_VERDICTS[study.verdict], detail)
+    if study.opened_at is not None:
+        return ReaderState("opened", "◐", "Opened", detail or f"by {shown(study.opened_by)}")
+    return ReaderState("new", "○", "New", detail)
 
 
 def status_word(status: str) -> str:
@@ -233,11 +303,18 @@ def instant(at: datetime, zone: ZoneInfo, now: datetime) -> Instant:
     return Instant(at.isoformat(), local.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M"))
 
 
-def viewer_link(viewer_url: str, study_instance_uid: str) -> str:
-    """Return the link to the site's viewer, empty without one; a scheme that runs code is no link."""
-    if not viewer_url or viewer_url.strip().partition(":")[0].lower() in _SCRIPT_SCHEMES:
+def viewer_link(viewer_url: str, study_instance_uid: str, patient_id: str = "", accession_number: str = "") -> str:
+    """Return the link to the site's viewer, empty without one; a scheme that runs code is no link.
+
+    What is filled in is a sender's text: percent-encoded, it stays one value wherever the template puts it.
+    """
+    # A browser drops white space and control characters before it looks for the scheme.
+    template = "".join(sign for sign in viewer_url if sign > " " and sign != "\x7f")
+    if not template or template.partition(":")[0].lower() in _SCRIPT_SCHEMES:
         return ""
-    return viewer_url.replace("{study_instance_uid}", quote(study_instance_uid, safe=""))
+    values = {"study_instance_uid": study_instance_uid, "patient_id": patient_id, "accession_number": accession_number}
+    # In one pass: a value that looks like a placeholder is a value.
+    return _PLACEHOLDER.sub(lambda found: quote(values[found[1]], safe=""), template)
 
 
 def shown(text: str) -> str:

@@ -1,5 +1,6 @@
 """Pages from templates: what every page carries, and that every value is escaped."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,22 @@ ADMIN_PLACES = (
     Place("/admin/audit", "Audit trail", Permission.READ_AUDIT),
 )
 
+# Control characters but tab and line ends, halves of surrogate pairs, and marks that turn the direction of text.
+_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _finalize(value: Any) -> Any:
+    """Return what is written for a value: the last lock, where a page forgot `present.shown`."""
+    return _UNSHOWN.sub("\ufffd", value) if type(value) is str else value
+
+
 _environment = Environment(
-    loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=_finalize,
 )
 
 
@@ -66,7 +81,9 @@ def render_text(request: Request, template: str, **values: Any) -> str:
     person: Person | None = getattr(request.state, "person", None)
 
     def granted(places: tuple[Place, ...]) -> list[Place]:
-        return [place for place in places if person is not None and person.may(place.permission)]
+        if person is None or person.must_change:  # nothing else is open until the password is changed
+            return []
+        return [place for place in places if person.may(place.permission)]
 
     main = granted(PLACES)
     if any(place.href == "/admin" for place in main):

@@ -6,7 +6,7 @@ Access is the API's: who may read may search, retrieve, claim, update and cancel
 Source: DICOM PS3.18 chapter 11.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -21,6 +21,7 @@ from cxr_node.worklist.ups_events import FILTERED
 from cxr_node.worklist.ups_rules import PERFORMED
 from cxr_node.worklist.ups_service import Answer, Requester
 from cxr_node.worklist.web.access import Person, WorkItemUser
+from cxr_node.worklist.web.description import ProblemBody
 
 SERVICE = "cxr-node"
 CREATORS = frozenset({"service", "admin"})
@@ -77,10 +78,46 @@ def _actor(reader: WorkItemUser) -> Person:
 
 Actor = Annotated[Person, Depends(_actor)]
 
-router = APIRouter(prefix="/dicom-web", tags=["UPS-RS"], dependencies=[Depends(check_accept)])
+
+def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": ProblemBody, "description": _PROBLEMS[code]} for code in codes}
 
 
-@router.post("/workitems", status_code=201, summary="Create a work item")
+_PROBLEMS = {
+    400: "not as the standard writes it",
+    401: "a token is needed",
+    403: "the role may not, or the AE is not known",
+    404: "there is no such work item or subscription",
+    406: f"only {MEDIA_TYPE} is made here",
+    409: "not in the state that the work item is in",
+    413: "the body is too large",
+    415: f"the body is not {MEDIA_TYPE}",
+    501: "events are not sent over WebSocket",
+    503: "the database does not answer",
+}
+_ITEMS = {MEDIA_TYPE: {"schema": {"type": "array", "items": {"type": "object"}}}}
+_FOUND: dict[str, Any] = {"content": _ITEMS, "description": "DICOM JSON"}
+_EMPTY: dict[str, Any] = {"content": {}, "description": "done; a Warning header says what else is to be known"}
+_BODY = {"requestBody": {"required": True, "content": _ITEMS}}
+_MAY_HAVE_BODY = {"requestBody": {"required": False, "content": _ITEMS}}
+_OF_BODY = _problems(409, 413, 415)
+
+router = APIRouter(
+    prefix="/dicom-web",
+    tags=["UPS-RS"],
+    dependencies=[Depends(check_accept)],
+    responses=_problems(400, 401, 403, 406, 503),
+    default_response_class=Response,
+)
+
+
+@router.post(
+    "/workitems",
+    status_code=201,
+    summary="Create a work item",
+    responses={201: _EMPTY, **_problems(404), **_OF_BODY},
+    openapi_extra=_BODY,
+)
 async def create(request: Request, reader: WorkItemUser) -> Response:
     """Its UID is the query parameter, or SOP Instance UID of the body, or else made here."""
     if reader.role not in CREATORS:
@@ -94,7 +131,15 @@ async def create(request: Request, reader: WorkItemUser) -> Response:
     return Response(status_code=201, headers={"Location": location, "Content-Location": location})
 
 
-@router.get("/workitems", summary="Search work items, the reading list among them")
+@router.get(
+    "/workitems",
+    summary="Search work items, the reading list among them",
+    responses={
+        200: _FOUND,
+        204: {"description": "none match"},
+        206: {**_FOUND, "description": "there are more: ask again with an offset"},
+    },
+)
 def find(request: Request, reader: WorkItemUser) -> Response:
     """Reading tasks come first, in reading order. No limit means 1000."""
     services, asked = _services(request), search(request)
@@ -128,7 +173,7 @@ def find(request: Request, reader: WorkItemUser) -> Response:
     return Response(to_json(found), 206 if more else 200, headers, MEDIA_TYPE)
 
 
-@router.get("/workitems/{workitem}", summary="Retrieve a work item")
+@router.get("/workitems/{workitem}", summary="Retrieve a work item", responses={200: _FOUND, **_problems(404, 409)})
 def retrieve(request: Request, reader: WorkItemUser, workitem: str) -> Response:
     """All its attributes but the Transaction UID."""
     services = _services(request)
@@ -140,7 +185,12 @@ def retrieve(request: Request, reader: WorkItemUser, workitem: str) -> Response:
     return Response(to_json([answer.dataset]), media_type=MEDIA_TYPE)
 
 
-@router.post("/workitems/{workitem}", summary="Update a work item")
+@router.post(
+    "/workitems/{workitem}",
+    summary="Update a work item",
+    responses={200: _EMPTY, **_problems(404), **_OF_BODY},
+    openapi_extra=_BODY,
+)
 async def update(request: Request, reader: Actor, workitem: str) -> Response:
     """The Transaction UID of one that is in progress is the query parameter, or stands in the body."""
     given = await read_dataset(request)
@@ -152,7 +202,12 @@ async def update(request: Request, reader: Actor, workitem: str) -> Response:
     return _answer(answer, conflict_is_bad=answer.status == ups_states.NO_LONGER_UPDATABLE)
 
 
-@router.put("/workitems/{workitem}/state", summary="Claim, complete or cancel a work item")
+@router.put(
+    "/workitems/{workitem}/state",
+    summary="Claim, complete or cancel a work item",
+    responses={200: _EMPTY, **_problems(404), **_OF_BODY},
+    openapi_extra=_BODY,
+)
 async def change_state(request: Request, reader: Actor, workitem: str) -> Response:
     """The body holds Procedure Step State and Transaction UID."""
     given = await read_dataset(request)
@@ -165,7 +220,13 @@ async def change_state(request: Request, reader: Actor, workitem: str) -> Respon
     return _answer(answer)
 
 
-@router.post("/workitems/{workitem}/cancelrequest", status_code=202, summary="Ask for a work item to be canceled")
+@router.post(
+    "/workitems/{workitem}/cancelrequest",
+    status_code=202,
+    summary="Ask for a work item to be canceled",
+    responses={202: _EMPTY, **_problems(404), **_OF_BODY},
+    openapi_extra=_MAY_HAVE_BODY,
+)
 async def request_cancel(request: Request, reader: Actor, workitem: str) -> Response:
     """The body, if there is one, says why and whom to ask."""
     given = await read_dataset(request, optional=True)
@@ -173,7 +234,12 @@ async def request_cancel(request: Request, reader: Actor, workitem: str) -> Resp
     return _answer(answer, success=202)
 
 
-@router.post("/workitems/{workitem}/subscribers/{aetitle}", status_code=201, summary="Subscribe an AE to events")
+@router.post(
+    "/workitems/{workitem}/subscribers/{aetitle}",
+    status_code=201,
+    summary="Subscribe an AE to events",
+    responses={201: _EMPTY, **_problems(404, 409)},
+)
 def subscribe(request: Request, reader: Actor, workitem: str, aetitle: str) -> Response:
     """The AE must stand in a `[[peer]]` section of node.toml: its events go there by N-EVENT-REPORT."""
     lock = request.query_params.get("deletionlock", "false").lower()
@@ -196,7 +262,11 @@ def subscribe(request: Request, reader: Actor, workitem: str, aetitle: str) -> R
     return Response(status_code=201, headers={"Warning": _warning(words)})
 
 
-@router.delete("/workitems/{workitem}/subscribers/{aetitle}", summary="End a subscription")
+@router.delete(
+    "/workitems/{workitem}/subscribers/{aetitle}",
+    summary="End a subscription",
+    responses={200: _EMPTY, **_problems(404, 409)},
+)
 def unsubscribe(request: Request, reader: Actor, workitem: str, aetitle: str) -> Response:
     """By the UID of the whole list, all subscriptions of the AE."""
     watch = _services(request).watch
@@ -205,13 +275,17 @@ def unsubscribe(request: Request, reader: Actor, workitem: str, aetitle: str) ->
     return _answer(watch.unsubscribe(workitem, aetitle, by=_requester(reader)))
 
 
-@router.post("/workitems/{workitem}/subscribers/{aetitle}/suspend", summary="Suspend a subscription to the list")
+@router.post(
+    "/workitems/{workitem}/subscribers/{aetitle}/suspend",
+    summary="Suspend a subscription to the list",
+    responses={200: _EMPTY, **_problems(404, 409)},
+)
 def suspend(request: Request, reader: Actor, workitem: str, aetitle: str) -> Response:
     """New work items are not told of any more, those there are go on to be."""
     return _answer(_services(request).watch.suspend(workitem, aetitle, by=_requester(reader)))
 
 
-@router.get("/ws/subscribers/{aetitle}", summary="Not offered: events over WebSocket")
+@router.get("/ws/subscribers/{aetitle}", summary="Not offered: events over WebSocket", responses=_problems(501))
 def open_event_channel(aetitle: str, reader: WorkItemUser) -> Response:
     """Answered with 501: subscribe an AE instead."""
     raise HTTPException(501, "events are not sent over WebSocket; subscribe an AE, it gets N-EVENT-REPORT")

@@ -8,6 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from storage.folding import searched
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -15,6 +17,8 @@ depends_on = None
 
 _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _TIME = sa.DateTime(timezone=True)
+_SEARCHED = ("patient_name", "patient_id", "accession_number")
+_BATCH = 1000
 _ON_LIST = sa.text("read_at IS NULL AND retired_at IS NULL AND origin <> 'backfill'")
 
 
@@ -53,10 +57,24 @@ def upgrade() -> None:
     op.add_column("studies", _text("opened_by"))
     op.add_column("studies", _text("verdict"))
     op.add_column("studies", _text("search"))
+    _fill_search()
     indexes: list[tuple[str, list[Any]]] = [
         ("ix_studies_by_priority", [sa.text("priority_rank DESC"), "first_received_at", "study_instance_uid"]),
         ("ix_studies_by_waiting", ["first_received_at", "study_instance_uid"]),
-        ("ix_studies_on_list", ["status", "flagged", "opened_at", "verdict"]),
+        (
+            "ix_studies_on_list",
+            [
+                sa.text("flagged DESC"),
+                sa.text("status DESC"),
+                "first_received_at",
+                "modality",
+                "ordered_rank",
+                "verdict",
+                "opened_at",
+            ],
+        ),
+        ("ix_studies_by_name", ["search", "study_instance_uid", "flagged", "status"]),
+        ("ix_studies_to_retire", ["last_received_at"]),
     ]
     for name, columns in indexes:
         op.create_index(name, "studies", columns, sqlite_where=_ON_LIST, postgresql_where=_ON_LIST)
@@ -64,12 +82,37 @@ def upgrade() -> None:
     op.create_index("ix_audit_events_event", "audit_events", ["event", "id"])
     op.create_index("ix_audit_events_actor", "audit_events", ["actor", "id"])
     op.create_index("ix_audit_events_created_at", "audit_events", ["created_at", "id"])
+    op.create_index("ix_results_status", "results", ["status", "created_at"])
+    op.create_index(
+        "ix_predictions_model_digest", "predictions", ["model_digest", "finding", "created_at", "probability"]
+    )
     op.add_column("tokens", _text("created_by"))
     op.add_column("tokens", _time("last_used_at", nullable=True))
     op.add_column("tokens", _time("expires_at", nullable=True))
     _people()
     _senders()
     _models_and_drops()
+
+
+def _fill_search() -> None:
+    """Make the studies that are here findable. Their words are put together as those of new ones, by the same rule:
+    a column that two rules filled could not be searched."""
+    connection, after = op.get_bind(), 0
+    studies = sa.table("studies", *(sa.column(name) for name in ("id", "search", *_SEARCHED)))
+    while True:
+        rows = connection.execute(
+            sa.select(studies.c.id, *(studies.c[name] for name in _SEARCHED))
+            .where(studies.c.id > after)
+            .order_by(studies.c.id)
+            .limit(_BATCH)
+        ).all()
+        if not rows:
+            return
+        after = rows[-1].id
+        connection.execute(
+            sa.update(studies).where(studies.c.id == sa.bindparam("row")).values(search=sa.bindparam("words")),
+            [{"row": row.id, "words": searched(*row[1:])} for row in rows],
+        )
 
 
 def _people() -> None:
@@ -134,6 +177,8 @@ def _senders() -> None:
     )
     op.create_index("ix_associations_closed_at", "associations", ["closed_at", "id"])
     op.create_index("ix_associations_association_id", "associations", ["association_id"])
+    op.create_index("ix_associations_outcome", "associations", ["outcome", "closed_at", "id"])
+    op.create_index("ix_associations_calling_ae_title", "associations", ["calling_ae_title", "closed_at", "id"])
     op.create_table(
         "rejected_callers",
         _id(),
@@ -157,6 +202,27 @@ def _senders() -> None:
         _text("created_by"),
         _time("created_at"),
         sa.UniqueConstraint("ae_title", "host", name="uq_allowed_callers_ae_title_host"),
+    )
+    op.create_table(
+        "silences",
+        _id(),
+        _text("calling_ae_title"),
+        _text("modality"),
+        _time("last_at"),
+        _time("noticed_at"),
+        _time("muted_at", nullable=True),
+        _text("muted_by"),
+        sa.UniqueConstraint("calling_ae_title", "modality", name="uq_silences_calling_ae_title_modality"),
+    )
+    op.create_table(
+        "heartbeats",
+        _id(),
+        _required("stage"),
+        _required("process"),
+        _time("started_at"),
+        _time("seen_at"),
+        sa.Column("detail", sa.JSON, nullable=False),
+        sa.UniqueConstraint("stage", "process", name="uq_heartbeats_stage_process"),
     )
 
 
@@ -222,6 +288,8 @@ def downgrade() -> None:
         "drop_files",
         "drops",
         "model_changes",
+        "heartbeats",
+        "silences",
         "allowed_callers",
         "rejected_callers",
         "associations",
@@ -232,9 +300,11 @@ def downgrade() -> None:
         op.drop_table(name)
     for name in ("created_by", "last_used_at", "expires_at"):
         op.drop_column("tokens", name)
+    op.drop_index("ix_predictions_model_digest", "predictions")
+    op.drop_index("ix_results_status", "results")
     for name in ("event", "actor", "created_at"):
         op.drop_index(f"ix_audit_events_{name}", "audit_events")
-    for name in ("by_priority", "by_waiting", "on_list", "sender"):
+    for name in ("by_priority", "by_waiting", "on_list", "by_name", "to_retire", "sender"):
         op.drop_index(f"ix_studies_{name}", "studies")
     for name in ("retired_at", "opened_at", "opened_by", "verdict", "search"):
         op.drop_column("studies", name)

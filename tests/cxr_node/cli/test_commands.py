@@ -39,6 +39,32 @@ def test_config_check_names_a_slip_and_fails(tmp_path, capsys):
     assert f"{path}: receive.prot: unknown key" in capsys.readouterr().err
 
 
+def test_a_worklist_open_to_other_machines_is_a_mistake(tmp_path, capsys):
+    """Whoever sets `never` on a laptop must not publish the ward with the next line."""
+    path = tmp_path / "node.toml"
+    path.write_text('[worklist]\nhost = "0.0.0.0"\nrequire_token = "never"\n')
+    assert main(["--config", str(path), "config", "check"]) == 2
+    assert "worklist.require_token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("reader = ['*']\nclient_secret_file = 'nowhere'", "client_secret_file"),
+        ("", "nobody would have a role"),
+    ],
+)
+def test_a_provider_nobody_could_sign_in_at_is_a_mistake(tmp_path, capsys, lines, told):
+    """Better at the check than on the first morning."""
+    path = tmp_path / "node.toml"
+    path.write_text(f"[worklist.oidc]\nissuer = 'https://id.example'\nclient_id = 'node'\n{lines}\n")
+    assert main(["--config", str(path), "config", "check"]) == 2
+    assert told in capsys.readouterr().err
+    path.write_text("[worklist.oidc]\nissuer = 'https://id.example'\nclient_id = 'node'\nreader = ['*']\n")
+    assert main(["--config", str(path), "config", "check"]) == 0
+    assert "or at https://id.example" in capsys.readouterr().out
+
+
 def test_a_missing_model_is_named(tmp_path, capsys):
     """A node without its models must not look configured."""
     path = tmp_path / "node.toml"
@@ -53,7 +79,7 @@ def test_a_token_is_printed_once_and_stored_as_its_hash(config, tmp_path, capsys
     secret = capsys.readouterr().out.strip()
     database = Database(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
     with database.read() as connection:
-        found = tokens.find(connection, secret)
+        found = tokens.find(connection, secret, now=utc_now())
     database.dispose()
     assert found is not None
     assert (found.name, found.role) == ("ris", "service")

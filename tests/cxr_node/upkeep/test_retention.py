@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from cxr_node.upkeep.retention import BATCH, Retained, delete_expired
-from storage import audit, instances, results, studies
+from storage import audit, heat_maps, instances, results, studies
 from storage.studies import PatientContext
 from tests.cxr_node.upkeep.conftest import NOW
 
@@ -33,6 +33,20 @@ def test_the_bytes_of_a_finished_study_go_and_its_result_stays(site, status, del
         (event,) = audit.events(connection, study_instance_uid="1.2.3")
     assert event.event == "instances_deleted"
     assert (event.detail["instances"], event.detail["bytes"]) == (2, 12)
+
+
+def test_heat_maps_go_with_the_images_that_they_are_of(site):
+    """They show places in a patient's image."""
+    site.study("1.2.3", age_days=31)
+    picture = site.files.write_object("heat-map:1", b"picture")
+    with site.database.begin() as connection:
+        (image, *_) = instances.of_study(connection, "1.2.3")
+        asked = heat_maps.ask(connection, image.id, model_digest="d" * 64, finding="pneumonia", now=NOW)
+        heat_maps.settle(connection, asked.id, location=picture)
+    assert run(site) == Retained(deleted=2, bytes=12)
+    assert site.held([picture]) == [False]
+    with site.database.read() as connection:
+        assert heat_maps.get(connection, asked.id) is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from cxr_node.log import configure_logging
 from cxr_node.settings import Settings
 from cxr_node.upkeep import run_upkeep, stage
 from cxr_node.upkeep.self_test import Checked, Interrupted
-from storage import audit, jobs
+from storage import audit, jobs, model_changes
 
 pytestmark = pytest.mark.requirement("SRS-UPK-001")
 
@@ -89,6 +89,18 @@ def test_a_failed_self_test_is_seen_by_metric_and_audit_trail(site, monkeypatch)
     monkeypatch.setattr(stage, "run_apart", lambda *_: [good])
     site.upkeep().self_test()
     assert metrics.SELF_TEST._value.get() == 1
+
+
+@pytest.mark.requirement("SRS-ADM-204")
+def test_the_self_test_is_of_the_models_that_run(site, monkeypatch):
+    """One that an admin activated is tested, one that was turned off is not missed."""
+    with site.database.begin() as connection:
+        model_changes.add(connection, "pneumonia-adult", "off", changed_by="ada", now=utc_now())
+        model_changes.add(connection, "of-the-site", "active", digest="d" * 64, changed_by="ada", now=utc_now())
+    asked = []
+    monkeypatch.setattr(stage, "run_apart", lambda names, *_: asked.append(names) or [])
+    site.upkeep().self_test()
+    assert asked == [("pneumonia-paediatric", "of-the-site")]
 
 
 @pytest.mark.requirement("SRS-UPK-004")

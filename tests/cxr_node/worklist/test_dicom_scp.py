@@ -267,7 +267,7 @@ def test_times_are_asked_for_and_answered_in_the_time_zone_of_the_query(scp, is_
 @pytest.mark.requirement("SRS-UPS-010")
 def test_the_modality_worklist_looks_up_a_study_by_uid(scp, ward, monkeypatch):
     """By index, as UPS does; a study that was read is on neither list."""
-    monkeypatch.setattr(scp._find._services.listing, "studies", lambda: pytest.fail("the list was walked"))
+    monkeypatch.setattr(scp._find._services.listing, "walk", lambda: pytest.fail("the list was walked"))
     keys = Dataset()
     keys.StudyInstanceUID = "1.2.3.2"
     keys.PatientName = ""

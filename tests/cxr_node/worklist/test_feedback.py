@@ -106,6 +106,7 @@ def test_a_later_verdict_of_the_same_reader_names_the_former(client, services, d
     assert len(kinds) == 2
     listed = client.get("/api/studies/1.2.3/feedback").json()["feedback"]
     assert [item["verdict"] for item in listed] == ["agree", "unsure"]
+    assert client.get("/api/studies/1.2.3").json()["verdict"] == "unsure"
 
 
 def test_a_missed_finding_can_be_said(client, services, database, reported):
@@ -127,6 +128,7 @@ def test_the_verdict_is_on_the_revision_that_the_reader_saw(client, services, da
     assert client.post("/api/studies/1.2.3/feedback", json={"verdict": "agree", "revision": 1}).json()["revision"] == 1
     _, document = _document(services, database, "1.2.3")
     assert first in str(document.CurrentRequestedProcedureEvidenceSequence)
+    assert client.get("/api/studies/1.2.3").json()["verdict"] == "", "what was said of an earlier result"
     current = client.post("/api/studies/1.2.3/feedback", json={"verdict": "agree"})
     assert current.status_code == 409
     assert "no report" in current.json()["detail"]

@@ -163,7 +163,7 @@ def test_a_study_that_is_reopened_has_a_new_reading_task(client, ward, receiver,
         work_items.change(connection, row, now=clock.now, state="COMPLETED")
         studies.mark_read(connection, uid, clock.now)
     deliver()
-    assert services.listing.studies() == []
+    assert list(services.listing.walk()) == []
     with database.begin() as connection:
         assert studies.reopen(connection, uid, clock.now)
         results.add(
@@ -182,7 +182,7 @@ def test_a_study_that_is_reopened_has_a_new_reading_task(client, ward, receiver,
             notified_at=clock.now,
             revision=study.revision + 1,
         )
-    assert [item.study_instance_uid for item in services.listing.studies()] == [uid]
+    assert [item.study_instance_uid for item in services.listing.walk()] == [uid]
     entry = services.listing.entry(uid)
     assert entry is not None
     assert entry.reading is None, "the completed one is not that of the study as it is now"

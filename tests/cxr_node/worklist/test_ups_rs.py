@@ -186,7 +186,7 @@ def test_creating_takes_the_role_of_a_service(service):
     assert service.post(f"{ROOT}?1.2.999.4", content=given, headers=JSON).status_code == 403
     assert change(service, ITEM, "IN PROGRESS").status_code == 200
     service.headers["Authorization"] = "Bearer secret-of-auditor-0123456789"
-    assert service.get(f"{ROOT}/{ITEM}").status_code == 200
+    assert service.get(f"{ROOT}/{ITEM}").status_code == 403
     assert change(service, ITEM, "COMPLETED").status_code == 403
     del service.headers["Authorization"]
     assert service.get(f"{ROOT}/{ITEM}").status_code == 401

@@ -350,7 +350,7 @@ def test_a_request_to_cancel_cancels_what_nobody_holds(client, reading):
 def test_a_canceled_reading_task_hides_no_study(client, reading, services):
     """A triage device never removes a study: the page and the Modality Worklist still show it."""
     client.cancel(reading)
-    assert [study.study_instance_uid for study in services.listing.studies()] == ["1.2.3.1"]
+    assert [study.study_instance_uid for study in services.listing.walk()] == ["1.2.3.1"]
 
 
 @pytest.mark.requirement("SRS-UPS-008")
@@ -473,7 +473,7 @@ def test_a_query_by_uid_walks_nothing(client, ward, services, database, monkeypa
     """A viewer asks for one study a hundred times an hour; the list may hold twenty thousand."""
     readings = [work_item_uid(ward.add(f"1.2.3.{number}")) for number in range(3)]
     services.pump.run_once()
-    monkeypatch.setattr(services.listing, "studies", lambda: pytest.fail("the list was walked"))
+    monkeypatch.setattr(services.listing, "walk", lambda: pytest.fail("the list was walked"))
     assert [item.SOPInstanceUID for item in client.find(SOPInstanceUID=readings[1])] == [readings[1]]
     assert {item.SOPInstanceUID for item in client.find(SOPInstanceUID="\\".join(readings[:2]))} == set(readings[:2])
     assert len(client.find(StudyInstanceUID="1.2.3.2")) == 2

@@ -23,6 +23,8 @@ FIELDS = {
     "notes",
     "origin",
     "read_at",
+    "opened_at",
+    "verdict",
     "reading",
     "revision",
     "deliveries",
@@ -125,7 +127,10 @@ def test_the_list_can_be_asked_for_a_status(client, ward):
     assert ([study["study_instance_uid"] for study in found["studies"]], found["total"]) == (["1.2.2"], 1)
 
 
-@pytest.mark.parametrize("query", ["status=normal", "limit=0", "limit=1001", "offset=-1", "limit=x"])
+@pytest.mark.parametrize(
+    "query",
+    ["status=normal", "limit=0", "limit=1001", "offset=-1", "limit=x", "state=normal", "sort=name", "stat=pending"],
+)
 def test_a_bad_parameter_is_told(client, query):
     """A typo must not look like an empty list."""
     assert client.get(f"/api/studies?{query}").status_code == 422

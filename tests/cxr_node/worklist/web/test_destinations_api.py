@@ -26,6 +26,13 @@ def settings(settings):
 
 
 @pytest.fixture
+def client(client, sign_in):
+    """A client of an admin who signed in."""
+    sign_in(client, "admin", login="ada")
+    return client
+
+
+@pytest.fixture
 def guarded(settings, database, clock):
     """A client of an application that asks for tokens, and the secrets by role."""
     strict = settings.model_copy(update={"worklist": settings.worklist.model_copy(update={"require_token": "always"})})
@@ -132,7 +139,7 @@ def test_without_a_token_nobody_may_where_one_is_asked_for(guarded):
 
 
 def test_a_page_of_another_site_may_not(client, database):
-    """Without tokens a browser on this machine speaks in its user's name, for any page it shows."""
+    """A browser speaks in its user's name, for any page it shows."""
     for origin, status in (("https://evil.example", 403), ("http://127.0.0.1:8042", 200)):
         answer = client.post("/api/destinations/pacs/pause", headers={"Origin": origin})
         assert answer.status_code == status

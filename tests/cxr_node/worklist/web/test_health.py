@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from storage import jobs
+from storage import jobs, model_changes
 
 pytestmark = pytest.mark.requirement("SRS-WLT-008")
 
@@ -35,6 +35,21 @@ def test_not_ready_says_what_is_missing(make_client, settings, database):
     assert [reason.split(":")[0] for reason in answer.json()["reasons"]] == ["model pneumonia-none"]
     database.downgrade("base")
     assert any("tables are not those of this release" in reason for reason in client.get("/readyz").json()["reasons"])
+
+
+@pytest.mark.requirement("SRS-ADM-204")
+@pytest.mark.parametrize(
+    ("state", "digest", "status"), [("off", "", 200), ("active", "", 503), ("active", "d" * 64, 503)]
+)
+def test_ready_asks_for_what_admins_decided(make_client, settings, database, clock, state, digest, status):
+    """A model that was turned off is not missed; one that is not the confirmed one is."""
+    name = "pneumonia-paediatric" if digest else "pneumonia-none"
+    with database.begin() as connection:
+        model_changes.add(connection, name, state, digest=digest, changed_by="ada", now=clock.now)
+    configured = "pneumonia-none" if state == "off" else "pneumonia-paediatric"
+    answer = make_client(with_models(settings, configured)).get("/readyz")
+    assert answer.status_code == status
+    assert all(name in reason for reason in answer.json()["reasons"])
 
 
 def test_the_queue_and_the_disk_are_gauges_taken_now(client, database, clock):
