@@ -347,7 +347,7 @@ class Upkeep(_Section):
         24.0, ge=0, description="hours without an image after which a sender's silence is an alarm; 0: never"
     )
     association_days: float = Field(
-        30.0, gt=0, description="associations, rejected callers and log-in attempts are forgotten after this"
+        30.0, gt=0, description="associations, rejected callers, log-ins and completed jobs are forgotten after this"
     )
     sweep_s: float = Field(
         15.0, gt=0, description="seconds between sweeps of expired leases and abandoned temporary files"

@@ -176,10 +176,10 @@ class Upkeep:
         watch_senders(self._database, self._settings, now=utc_now())
 
     def forget_senders(self) -> None:
-        """Forget associations and rejected callers past their retention, and processes that ended without a word."""
+        """Forget associations, rejected callers and completed jobs past their retention, and processes that ended."""
         now = utc_now()
         before = now - timedelta(days=self._settings.upkeep.association_days)
-        for forget in (associations.forget, callers.forget_rejected):
+        for forget in (associations.forget, callers.forget_rejected, jobs.forget_completed):
             while not self._stop.is_set():
                 with self._database.begin() as connection:
                     if forget(connection, before=before, limit=FORGET_BATCH) < FORGET_BATCH:

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("name", nargs="*", help=f"only these: {', '.join(SHOTS)}")
     parser.add_argument("--tablet", action="store_true", help="820 px wide")
     parser.add_argument("--full", action="store_true", help="the whole page, not one screen")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     department = Department(Path(tempfile.mkdtemp(prefix="cxr-department-")))
     department.furnish()

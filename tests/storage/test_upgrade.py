@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import MetaData, Table, inspect, select
 
-from storage import Database, deliveries, jobs, results, studies
+from storage import Database, deliveries, jobs, results, studies, tables
 
 pytestmark = pytest.mark.requirement("SRS-STO-004")
 
@@ -96,6 +96,7 @@ def test_a_database_of_the_first_release_goes_on_where_it_was(first_release):
         assert study is not None
         assert (study.context.patient_name, study.effective_priority, study.flagged) == ("Doe^Jane", "HIGH", True)
         assert [item.study_instance_uid for item in studies.listed(connection, since=NOON)] == ["1.2.3"]
+        assert "jane" in connection.execute(select(tables.studies.c.search)).scalar_one(), "it is found on the worklist"
         (delivery,) = deliveries.of_study(connection, "1.2.3")
         assert (delivery.state, delivery.destination, delivery.reason) == ("SCHEDULED", "pacs", "")
         (job,) = jobs.claim(connection, ["deliver"], owner="test:1:", now=NOON)

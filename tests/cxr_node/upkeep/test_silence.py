@@ -12,7 +12,7 @@ from cxr_node.settings import Caller, Settings
 from cxr_node.upkeep import stage
 from cxr_node.upkeep.self_test import Checked
 from cxr_node.upkeep.silence import watch_senders
-from storage import associations, callers, heartbeats, senders, studies
+from storage import associations, callers, heartbeats, jobs, senders, studies
 from storage.associations import Association
 from storage.callers import Rejected
 from storage.studies import PatientContext
@@ -113,6 +113,9 @@ def test_what_is_old_is_forgotten(site, monkeypatch):
             at = NOW - timedelta(days=days)
             associations.add(connection, [Association(f"a{days}", "CR", "N", "10.1.0.5", at, at)])
             callers.note_rejected(connection, [Rejected(f"X{days}", "N", "10.1.0.5", "calling_ae_title", 1, at, at)])
+            jobs.schedule(connection, "analyze", f"1.2.{days}", run_at=at, now=at)
+            (job,) = jobs.claim(connection, ["analyze"], owner="host:1:", now=at)
+            assert jobs.complete(connection, job, now=at)
         heartbeats.beat(connection, "analyze", "host:1", started_at=NOW, now=NOW - timedelta(hours=2), detail={})
         heartbeats.beat(connection, "analyze", "host:2", started_at=NOW, now=NOW - timedelta(minutes=2), detail={})
     site.upkeep().forget_senders()
@@ -120,6 +123,8 @@ def test_what_is_old_is_forgotten(site, monkeypatch):
         assert [item.association_id for item in associations.recent(connection, limit=9)] == ["a29"]
         assert [item.calling_ae_title for item in callers.rejected(connection)] == ["X29"]
         assert [item.process for item in heartbeats.listed(connection)] == ["host:2"]
+        assert jobs.get(connection, "analyze", "1.2.31") is None
+        assert jobs.get(connection, "analyze", "1.2.29") is not None
 
 
 @pytest.mark.requirement("SRS-ADM-105")

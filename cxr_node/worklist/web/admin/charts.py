@@ -7,7 +7,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 640.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 30.0
 ROW = 34.0
-LABEL_WIDTH = 250.0
+LABEL_WIDTH = 300.0
 MOST_LABELS = 8
 
 

@@ -1,9 +1,12 @@
 """What a sender writes is shown and never acted on: every page of a node whose every text is an attack."""
 
+import contextlib
+import http.client
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -105,3 +108,46 @@ def test_nothing_outside_its_folder_is_served(department, path):
     assert "import" not in answer.text
     for name, value in SECURITY_HEADERS.items():
         assert answer.headers[name] == value
+
+
+@pytest.mark.requirement("SRS-WEB-004")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/api/feedback.csv", 200), ("/admin/audit.csv", 200), ("/admin/charts.csv", 200), ("/api/studies", 200)),
+        *(
+            ("/openapi.json", 200),
+            ("/static/style.css", 200),
+            ("/api/studies/none", 404),
+            ("/api/studies?limit=x", 422),
+        ),
+        *(("/?state=x", 422), ("/nowhere", 404), ("/logout", 405)),
+    ],
+)
+def test_downloads_and_errors_carry_the_same_headers_as_pages(department, path, status):
+    """A file or an error that a browser took for a page would else run what stands in it."""
+    cookie = {"Cookie": f"{COOKIE}={department.session('admin')}", "Accept": "text/html"}
+    answer = httpx.get(department.url + path, headers=cookie)
+    assert answer.status_code == status
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.headers[name] == value
+    if path.endswith(".csv"):
+        assert answer.headers["content-disposition"].startswith("attachment")
+
+
+@pytest.mark.requirement("SRS-WEB-004")
+def test_what_is_too_large_is_refused_before_it_is_read(department):
+    """A header or a form of many megabytes is nobody's; its announced length is enough to say no."""
+    connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=20)
+    connection.putrequest("POST", "/login")
+    connection.putheader("Content-Length", "5000000")
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    for part in ("header", "path"):
+        connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=20)
+        long = "x" * 1_000_000
+        connection.putrequest("GET", f"/{long if part == 'path' else ''}")
+        connection.putheader("X-Long", long if part == "header" else "")
+        with contextlib.suppress(ConnectionError):  # refused while we were still talking
+            connection.endheaders()
+            assert 400 <= connection.getresponse().status < 500
