@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL := 2
 # Where it is set, every process compiles TensorFlow anew: 12 s instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share what it starts, so they stay in one process.
-WORKERS := -n auto --maxprocesses=4 --dist loadfile
+WORKERS := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test lint unit system bench clean lock
 

@@ -17,6 +17,11 @@ SHARED_DATA = Path(os.environ.get("CXR_NODE_TEST_DATA", ROOT.parent / "shared" /
 IN_CI = os.environ.get("CI") == "true"
 
 
+# Files of minutes, see `pytest_collection_modifyitems`.
+LONG = frozenset(
+    {"test_trained_package.py", "test_kill.py", "test_distribute.py", "test_a_day.py", "test_real_files.py"}
+)
+
 # An activated environment puts pynetdicom's own `storescp` and `findscu` first; the peers here are DCMTK's.
 os.environ["PATH"] = os.pathsep.join(
     folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder != sysconfig.get_path("scripts")
@@ -29,7 +34,11 @@ def find_program(name: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a peer or real data that this machine lacks; in CI such a test runs and fails."""
+    """Skip what needs a peer or real data that this machine lacks; in CI such a test runs and fails.
+
+    Files whose tests take minutes come first: several processes share the rest, and none ends with a long one alone.
+    """
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         for marker in item.iter_markers("peer"):
             for program in marker.args:

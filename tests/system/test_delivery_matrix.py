@@ -5,6 +5,7 @@ Run with ``-s`` to see the table.
 
 import contextlib
 import hashlib
+import secrets
 import shutil
 import socket
 import ssl
@@ -24,7 +25,7 @@ from cxr_node.clock import utc_now
 from cxr_node.settings import PRIORITY, Destination
 from cxr_node.worklist.services import make_services
 from cxr_node.worklist.web.app import create_app
-from storage import Database, lanes
+from storage import Database, lanes, tokens
 from tests.cxr_node.deliver.conftest import Node, Pacs, free_port, serving, storescp, wait_for
 from tests.cxr_node.deliver.peers import (
     Hl7Peer,
@@ -350,10 +351,16 @@ def table() -> Iterator[None]:
 
 
 def shown(node: Node, destination: Destination) -> dict[str, Any]:
-    """What the API says of the destination."""
+    """What the API says of the destination to an admin's program."""
+    secret = secrets.token_urlsafe(32)
+    with node.database.begin() as connection:
+        tokens.create(connection, secret[:8], "admin", now=utc_now(), secret=secret)
     services = make_services(node.settings(destination), node.database)
     with TestClient(create_app(services), base_url="http://127.0.0.1:8042") as client:
-        return client.get("/api/destinations/here").json()
+        answer = client.get("/api/destinations/here", headers={"Authorization": f"Bearer {secret}"})
+        assert answer.status_code == 200, answer.text
+        told: dict[str, Any] = answer.json()
+        return told
 
 
 @pytest.mark.parametrize(("kind", "fault"), CASES)
