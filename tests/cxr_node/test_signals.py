@@ -40,9 +40,9 @@ from cxr_node.signals import stop_on_signals
 stop = threading.Event()
 stop_on_signals(stop, tell="stopping", second_interrupts=True)
 print("ready", flush=True)
-assert stop.wait(10)
-print("stopped", flush=True)
 try:
+    assert stop.wait(10)
+    print("stopped", flush=True)
     signal.pause()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
