@@ -285,12 +285,12 @@ def test_an_unknown_caller_is_turned_away_shown_allowed_and_then_taken(day):
     refused = day.send("Late^Paul", ae_title="PORTABLE_7")
     assert refused.returncode != 0
     page.get_by_role("link", name="Senders", exact=True).click()
-    wait_until(lambda: page.reload() and "PORTABLE_7" in page.locator("#rejected").inner_text(), 10, "it shown", 0.3)
+    wait_until(lambda: page.reload() and "PORTABLE_7" in page.locator("#rejected").inner_text(), 20, "it shown", 0.3)
     page.get_by_role("link", name="Allow … PORTABLE_7").click()
     expect(page.get_by_label("Calling AE title")).to_have_value("PORTABLE_7")
     page.get_by_role("button", name="Let it send").click()
     expect(page.locator("#allowed")).to_contain_text("PORTABLE_7")
-    wait_until(lambda: day.send("Late^Paul", ae_title="PORTABLE_7").returncode == 0, 5, "the caller taken", 0.3)
+    wait_until(lambda: day.send("Late^Paul", ae_title="PORTABLE_7").returncode == 0, 20, "the caller taken", 0.3)
     day.goto("/?q=late")
     expect(page.locator("#rows tr[data-key]")).to_have_count(1)
 

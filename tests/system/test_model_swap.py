@@ -65,6 +65,6 @@ def test_a_model_is_activated_on_a_running_node(start_node, tmp_path):
     confirmed = {"token": plan["token"], "typed": "pneumonia-adult-next", "reason": "the newer one"}
     ask(node, "/api/models/pneumonia-adult-next/change", asked | confirmed)
     assert send(node, tmp_path, 2).startswith("pneumonia-adult"), "while it is loaded the old one goes on"
-    wait_until(lambda: ask(node, "/api/models")["is_taken_up"], 90, f"swap; log:\n{node.log_path.read_text()[-2000:]}")
+    wait_until(lambda: ask(node, "/api/models")["is_taken_up"], 120, f"swap; log:\n{node.log_path.read_text()[-2000:]}")
     assert send(node, tmp_path, 3) == "pneumonia-adult-next"
     assert node.pids("analyze") == workers
