@@ -13,8 +13,9 @@ export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
 export TF_CPP_MIN_LOG_LEVEL := 2
 # Where it is set, every process compiles TensorFlow anew: 12 s instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
-# Tests of one file share what it starts, so they stay in one process.
-WORKERS := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+# Tests of one file share what it starts, so they stay in one process. One process more than cores: they often wait for peers.
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+WORKERS = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test lint unit system bench clean lock
 
