@@ -142,7 +142,9 @@ def _base64(value: bytes) -> str:
 def serve_provider() -> Iterator[IdentityProvider]:
     """Serve one on a free port of loopback."""
     provider = IdentityProvider()
-    server = uvicorn.Server(uvicorn.Config(provider.application(), port=0, log_level="error", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(provider.application(), port=0, log_config=None, log_level="error", lifespan="off")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 10
