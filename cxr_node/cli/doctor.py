@@ -23,6 +23,7 @@ from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
 from cxr_node.inference import Engine, find_package, golden_difference, package_folders
 from cxr_node.inference.package import GOLDEN_TOLERANCE
+from cxr_node.requestor import associate
 from cxr_node.settings import Destination, Settings
 from storage import Database, commitments, model_changes, studies
 from storage.errors import StorageError
@@ -104,7 +105,7 @@ def _echo(ae_title: str, host: str, port: int) -> str:
     ae.add_requested_context(Verification)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     ae.connection_timeout = 5
-    association = ae.associate(host, port, ae_title=ae_title)
+    association = associate(ae, host, port, ae_title=ae_title)
     if not association.is_established:
         why = "it refused the association" if association.is_rejected else "no answer"
         raise Unwell(f"C-ECHO {ae_title} at {host}:{port}: {why}")

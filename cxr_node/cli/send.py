@@ -11,6 +11,7 @@ from pynetdicom import AE
 
 from cxr_node.errors import CxrNodeError, SettingsError, Unreachable, UnreadableDataset
 from cxr_node.imaging import read_header
+from cxr_node.requestor import associate
 
 MAXIMUM_CONTEXTS = 128  # presentation context ids are odd numbers up to 255
 
@@ -84,7 +85,7 @@ def send_files(paths: Sequence[Path], peer: Peer, calling: str) -> Iterator[Sent
         ae.add_requested_context(kind[0], kind[1])
     if not kinds:
         return
-    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    association = associate(ae, peer.host, peer.port, ae_title=peer.ae_title)
     if not association.is_established:
         why = "refused by the peer" if association.is_rejected else "no answer"
         raise Unreachable(f"no association with {peer.ae_title} at {peer.host}:{peer.port}: {why}")

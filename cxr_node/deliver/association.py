@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from cxr_node.errors import AssociationRefused, NotNegotiated, Unreachable
+from cxr_node.requestor import associate
 from cxr_node.settings import Destination, Peer, Settings, Tls
 from cxr_node.tls import client_context
 
@@ -134,18 +135,15 @@ class Line:
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self.timeout_s
         started = time.monotonic()
         try:
-            association = ae.associate(
+            association = associate(
+                ae,
                 self.host,
                 self.port,
                 contexts=list(contexts),
                 ae_title=self.ae_title,
                 ext_neg=list(roles),
                 tls_args=(self.tls_context(), self.host) if self.tls.enabled else None,
-                evt_handlers=[
-                    (evt.EVT_CONN_OPEN, _tune, [self.timeout_s]),
-                    (evt.EVT_DATA_SENT, _acknowledge_at_once),
-                    *handlers,
-                ],
+                handlers=[(evt.EVT_DATA_SENT, _acknowledge_at_once), *handlers],
             )
         except socket.gaierror as error:
             raise Unreachable(f"{self.name}: the name {self.host} does not resolve to an address") from error
@@ -325,18 +323,6 @@ def _hear_alert(secured: ssl.SSLSocket) -> None:
     secured.settimeout(_ALERT_WITHIN_S)
     with contextlib.suppress(TimeoutError):
         secured.recv(1)
-
-
-def _tune(event: evt.Event, timeout_s: float) -> None:
-    """Answer at once, and let the kernel end a connection whose peer takes nothing.
-
-    Nagle's algorithm with delayed acknowledgement costs 40 ms an object, and pynetdicom's SCU leaves it on.
-    """
-    transport: Any = event.assoc.dul.socket
-    connection = transport.socket
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_s * 1000))
 
 
 def _acknowledge_at_once(event: evt.Event) -> None:

@@ -17,6 +17,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from cxr_node.errors import SourceRefused, SourceUnavailable
 from cxr_node.fetch.query import Fetched, Found, Query, found_of, modalities_of, number_of
 from cxr_node.fetch.statuses import PENDING, SOME_FAILED, SUCCESS, find_error, move_error
+from cxr_node.requestor import associate
 from cxr_node.settings import Source
 from cxr_node.tls import client_context
 
@@ -122,7 +123,8 @@ class DimseSource:
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self._source.timeout_s
         ae.add_requested_context(sop_class_uid)
         try:
-            association = ae.associate(
+            association = associate(
+                ae,
                 self._source.host,
                 self._source.port,
                 ae_title=self._source.ae_title,

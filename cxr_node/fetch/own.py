@@ -11,6 +11,7 @@ from pynetdicom import AE
 
 from cxr_node.errors import SourceRefused, SourceUnavailable, UnreadableDataset
 from cxr_node.imaging import read_header
+from cxr_node.requestor import associate
 from cxr_node.settings import Settings
 
 CALLING = "CXR_BACKFILL"
@@ -80,7 +81,8 @@ def _associate(kinds: Sequence[tuple[str, str]], settings: Settings):  # type: i
     for sop_class_uid, syntax in kinds:
         ae.add_requested_context(sop_class_uid, syntax)
     where = f"the node's own listener at {own_host(settings)}:{receive.port}"
-    association = ae.associate(
+    association = associate(
+        ae,
         own_host(settings),
         receive.port,
         ae_title=receive.ae_title,

@@ -19,6 +19,7 @@ from pynetdicom.sop_class import ModalityWorklistInformationFind  # type: ignore
 
 from cxr_node.errors import RisRefused, RisUnavailable
 from cxr_node.orders.priority import read_priority
+from cxr_node.requestor import associate
 from cxr_node.settings import Ris
 from cxr_node.tls import client_context
 from storage.orders import MWL, Order, matches
@@ -183,7 +184,7 @@ class RisWorklist:
         ae.add_requested_context(ModalityWorklistInformationFind)
         tls = (self._tls_context(), self._ris.host) if self._ris.tls.enabled else None
         try:
-            association = ae.associate(self._ris.host, self._ris.port, ae_title=self._ris.ae_title, tls_args=tls)
+            association = associate(ae, self._ris.host, self._ris.port, ae_title=self._ris.ae_title, tls_args=tls)
         except OSError as error:
             raise RisUnavailable(f"{self._where}: {error.strerror or type(error).__name__}") from error
         if association.is_established:

@@ -3,14 +3,12 @@
 Source: DICOM PS3.4 CC.2.4, CC.4; PS3.7 D.3.3.4 (role selection).
 """
 
-import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 from pynetdicom.sop_class import UnifiedProcedureStepEvent, UnifiedProcedureStepPush  # type: ignore[attr-defined]
 from sqlalchemy.engine import Connection
@@ -19,6 +17,7 @@ from cxr_node import metrics
 from cxr_node.clock import utc_now
 from cxr_node.errors import AssociationRefused, NotNegotiated, Unreachable
 from cxr_node.log import get_logger
+from cxr_node.requestor import associate
 from cxr_node.settings import Peer, Settings
 from cxr_node.tls import client_context
 from cxr_node.work import Outcome, Settlement, Worker
@@ -145,13 +144,13 @@ class EventSender:
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self._timeout_s
         ae.add_requested_context(UnifiedProcedureStepEvent)
         try:
-            association = ae.associate(
+            association = associate(
+                ae,
                 peer.host,
                 peer.port,
                 ae_title=peer.ae_title,
                 ext_neg=[build_role(UnifiedProcedureStepEvent, scp_role=True)],
                 tls_args=(self._tls(peer), peer.host) if peer.tls.enabled else None,
-                evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
             )
         except OSError as error:
             raise Unreachable(f"{_where(peer)}: {type(error).__name__}") from error
@@ -192,11 +191,6 @@ def make_workers(
 
 def _where(peer: Peer) -> str:
     return f"{peer.ae_title} at {peer.host}:{peer.port}"
-
-
-def _no_delay(event: evt.Event) -> None:
-    transport: Any = event.assoc.dul.socket
-    transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _release(association: Association, within_s: float) -> None:

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
+from cxr_node.requestor import associate
 from tests.system.conftest import Node, Orthanc, free_port, wait_until
 
 pytestmark = [pytest.mark.real_data, pytest.mark.peer("Orthanc", "ip")]
@@ -26,7 +27,7 @@ def _send_until_acknowledged(node: Node, dataset, acknowledged: list[str], stop:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 5
         ae.connection_timeout = 2
         ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-        association = ae.associate("127.0.0.1", node.port, ae_title="CXR_NODE")
+        association = associate(ae, "127.0.0.1", node.port, ae_title="CXR_NODE")
         if association.is_established:
             try:
                 answer = association.send_c_store(dataset)

@@ -11,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep, UnifiedProcedureStepPull, UnifiedProcedureStepPush
 
+from cxr_node.requestor import associate
 from tests.builders import make_radiograph_dataset
 from tests.cxr_node.orders.messages import message
 from tests.system.conftest import Node, free_port, wait_until
@@ -102,7 +103,7 @@ def _send(node: Node, **attributes: str) -> Dataset:
     dataset = make_radiograph_dataset(**attributes)
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(dataset.SOPClassUID, ExplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", node.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", node.port, ae_title="CXR_NODE")
     assert association.is_established
     assert association.send_c_store(dataset).Status == 0x0000
     association.release()
@@ -118,7 +119,7 @@ def _ups_priorities(node: Node, patient: str) -> set[str]:
     ae = AE(ae_title="RIS")
     ae.add_requested_context(UnifiedProcedureStepPull)
     ae.add_requested_context(UnifiedProcedureStepPush)
-    association = ae.associate("127.0.0.1", node.dicom_port, ae_title="CXR_WORKLIST")
+    association = associate(ae, "127.0.0.1", node.dicom_port, ae_title="CXR_WORKLIST")
     assert association.is_established
     found = {
         str(answer.ScheduledProcedureStepPriority)
@@ -186,7 +187,7 @@ def test_a_completed_step_lets_the_report_go(node):
     step.PerformedProcedureStepStartDate, step.PerformedProcedureStepStartTime = "20260101", "101500"
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(ModalityPerformedProcedureStep)
-    association = ae.associate("127.0.0.1", node.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", node.port, ae_title="CXR_NODE")
     assert association.is_established
     assert association.send_n_create(step, ModalityPerformedProcedureStep, step_uid)[0].Status == 0x0000
     images = [_send(node, StudyInstanceUID=uid, SeriesInstanceUID="1.2.9") for _ in range(2)]

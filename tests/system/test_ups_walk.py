@@ -11,6 +11,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, generate_uid
 from pynetdicom import AE, evt
 
+from cxr_node.requestor import associate
 from tests.builders import make_radiograph_dataset
 from tests.system.conftest import Node, free_port, wait_until
 
@@ -51,7 +52,7 @@ class Reader:
     def ask(self, sop_class: UID, call: Any, calling: str = "READER") -> Any:
         ae = AE(ae_title=calling)
         ae.add_requested_context(sop_class)
-        link = ae.associate("127.0.0.1", self.node_port, ae_title="CXR_WORKLIST")
+        link = associate(ae, "127.0.0.1", self.node_port, ae_title="CXR_WORKLIST")
         assert link.is_established
         try:
             return call(link)
@@ -132,7 +133,7 @@ def send_study(node: Node) -> str:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    link = ae.associate("127.0.0.1", node.port, ae_title="CXR_NODE")
+    link = associate(ae, "127.0.0.1", node.port, ae_title="CXR_NODE")
     assert link.is_established
     assert link.send_c_store(dataset).Status == 0x0000
     link.release()

@@ -11,6 +11,7 @@ from pynetdicom import AE
 
 from cxr_node.receive.intake import Intake
 from cxr_node.receive.scp import StorageScp
+from cxr_node.requestor import associate
 from cxr_node.settings import Settings, load_settings
 from storage import Database, Doorbell, InstanceFiles, instances, jobs, studies
 
@@ -49,7 +50,7 @@ class Receiver:
         ae = AE(ae_title=calling)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
         ae.add_requested_context(dataset.SOPClassUID, syntax or dataset.file_meta.TransferSyntaxUID)
-        association = ae.associate("127.0.0.1", self.port, ae_title=called)
+        association = associate(ae, "127.0.0.1", self.port, ae_title=called)
         if not association.is_established:
             return None
         try:

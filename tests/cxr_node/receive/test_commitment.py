@@ -9,6 +9,7 @@ from pynetdicom import AE, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from cxr_node.clock import utc_now
+from cxr_node.requestor import associate
 from storage import audit, commitments, deliveries, jobs, results
 from storage.errors import StorageBusy
 from tests.builders import make_radiograph_dataset
@@ -40,7 +41,7 @@ def request(*items, transaction_uid=None):
 
 
 @pytest.fixture
-def associate(receiver):
+def open_association(receiver):
     """Open an association to the receiver, released at the end."""
     opened = []
 
@@ -51,7 +52,7 @@ def associate(receiver):
         for context in contexts:
             ae.add_requested_context(context)
         roles = [build_role(StorageCommitmentPushModel, scu_role=False, scp_role=True)] if as_scp else []
-        association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE", ext_neg=roles)
+        association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE", ext_neg=roles)
         assert association.is_established
         opened.append(association)
         return association
@@ -110,7 +111,7 @@ def test_a_report_is_durable_before_it_is_answered_and_wakes_the_proof(receiver,
         told.ReferencedSOPSequence = [reference(Comprehensive3DSRStorage, "2.25.7")]
     else:
         told.FailedSOPSequence = [reference(Comprehensive3DSRStorage, "2.25.7", reason)]
-    association = associate(as_scp=True, calling="ARCHIVE_AGENT")
+    association = open_association(as_scp=True, calling="ARCHIVE_AGENT")
     assert association.accepted_contexts[0].as_scp
     assert tell(association, told, event_type=1 if reason is None else 2) == 0x0000
     found = transaction(receiver)
@@ -123,14 +124,14 @@ def test_a_report_is_durable_before_it_is_answered_and_wakes_the_proof(receiver,
 def test_a_report_without_role_selection_is_taken(receiver, associate, awaited):
     """Some archives propose no role; what they say is understood all the same."""
     told = request(reference(Comprehensive3DSRStorage, "2.25.7"), transaction_uid="2.25.1")
-    assert tell(associate(), told) == 0x0000
+    assert tell(open_association(), told) == 0x0000
     assert transaction(receiver).state == "COMMITTED"
 
 
 @pytest.mark.requirement("SRS-RCV-102")
 def test_a_report_that_nobody_waits_for_is_answered_and_ignored(receiver, associate, awaited):
     """Refused, it would come again for days."""
-    association = associate(as_scp=True)
+    association = open_association(as_scp=True)
     about = reference(Comprehensive3DSRStorage, "2.25.7")
     assert tell(association, request(about, transaction_uid="2.25.404")) == 0x0000
     assert tell(association, request(about, transaction_uid="2.25.1")) == 0x0000
@@ -156,7 +157,7 @@ def test_a_report_that_nobody_waits_for_is_answered_and_ignored(receiver, associ
 )
 def test_a_report_that_says_nothing_is_refused(receiver, associate, awaited, told, options, status):
     """The archive's log must show that its report was not understood; the transaction stays open."""
-    assert tell(associate(as_scp=True), told, **options) == status
+    assert tell(open_association(as_scp=True), told, **options) == status
     assert transaction(receiver).state == "ASKING"
 
 
@@ -166,7 +167,7 @@ def test_a_request_is_durable_before_it_is_answered(receiver, associate):
     image = make_radiograph_dataset()
     assert receiver.send(image).Status == 0x0000
     asked = request(reference(image.SOPClassUID, image.SOPInstanceUID))
-    assert ask(associate(), asked) == 0x0000
+    assert ask(open_association(), asked) == 0x0000
     (kept,) = unreported(receiver)
     assert kept.items == [[image.SOPClassUID, image.SOPInstanceUID]]
     assert (kept.transaction_uid, kept.calling_ae_title, kept.called_ae_title, kept.peer_address) == (
@@ -184,7 +185,7 @@ def test_a_request_is_durable_before_it_is_answered(receiver, associate):
 def test_a_request_whose_answer_was_lost_is_one_request(receiver, associate):
     """The same again is reported again; another under its transaction UID is refused."""
     asked = request(reference("1.2", "2.25.7"))
-    association = associate()
+    association = open_association()
     assert [ask(association, asked) for _ in range(2)] == [0x0000, 0x0000]
     other = request(reference("1.2", "2.25.8"), transaction_uid=asked.TransactionUID)
     assert ask(association, other) == 0x0115
@@ -211,7 +212,7 @@ def test_a_request_whose_answer_was_lost_is_one_request(receiver, associate):
 )
 def test_a_request_that_cannot_be_kept_is_refused(receiver, associate, asked, options, status):
     """What was not understood must not look like a promise."""
-    assert ask(associate(), asked, **options) == status
+    assert ask(open_association(), asked, **options) == status
     assert unreported(receiver) == []
 
 
@@ -222,10 +223,10 @@ def test_a_database_that_is_gone_is_no_promise(receiver, associate, awaited, mon
     def gone(*_, **__):
         raise StorageBusy("the database is gone")
 
-    association = associate(as_scp=True)
+    association = open_association(as_scp=True)
     monkeypatch.setattr(commitments, "add_request", gone)
     monkeypatch.setattr(commitments, "report", gone)
-    assert ask(associate(), request(reference("1.2", "2.25.7"))) == 0x0110
+    assert ask(open_association(), request(reference("1.2", "2.25.7"))) == 0x0110
     told = request(reference(Comprehensive3DSRStorage, "2.25.7"), transaction_uid="2.25.1")
     assert tell(association, told) == 0x0110
 
@@ -234,7 +235,7 @@ def test_a_database_that_is_gone_is_no_promise(receiver, associate, awaited, mon
 def test_a_long_request_and_images_share_an_association(receiver, associate):
     """A CT of 3,000 slices: its request is many fragments long, and no file of ours."""
     image = make_radiograph_dataset()
-    association = associate(image.SOPClassUID)
+    association = open_association(image.SOPClassUID)
     asked = request(*(reference("1.2.840.10008.5.1.4.1.1.2", f"2.25.{10**30 + number}") for number in range(3000)))
     assert association.send_c_store(image).Status == 0x0000
     assert ask(association, asked) == 0x0000
@@ -254,7 +255,7 @@ def test_a_message_that_never_ends_fills_no_memory(start_receiver, monkeypatch):
     ae = AE(ae_title="CR_ROOM_1")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     ae.add_requested_context(StorageCommitmentPushModel)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     asked = request(*(reference("1.2.840.10008.5.1.4.1.1.2", f"2.25.{10**30 + number}") for number in range(3000)))
     assert ask(association, asked) is None
     association.join(5)
@@ -268,13 +269,13 @@ def test_only_listed_callers_are_heard(start_receiver):
     receiver = start_receiver(caller='[{ae_title="ARCHIVE", hosts=["127.0.0.1"]}]')
     ae = AE(ae_title="SOMEBODY")
     ae.add_requested_context(StorageCommitmentPushModel)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     assert association.is_rejected
 
 
 @pytest.mark.requirement("SRS-RCV-103")
 def test_requests_of_many_callers_at_once_are_all_kept(receiver, associate):
-    associations = [associate(calling=f"CR_{number}") for number in range(8)]
+    associations = [open_association(calling=f"CR_{number}") for number in range(8)]
     asked = [request(reference("1.2", "2.25.7")) for _ in associations]
     statuses = [None] * 8
 

@@ -10,6 +10,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import InstanceAvailabilityNotification, ModalityPerformedProcedureStep
 
 from cxr_node.clock import utc_now
+from cxr_node.requestor import associate
 from storage import audit, deliveries, jobs, manifests, results
 from tests.builders import make_radiograph_dataset
 
@@ -25,7 +26,7 @@ def modality(start_receiver, transport):
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     for sop_class in (MPPS, IAN):
         ae.add_requested_context(sop_class)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     assert association.is_established
     yield receiver, association
     association.release()
@@ -207,7 +208,7 @@ def test_a_step_that_lacks_what_it_must_say_is_refused(start_receiver, changes, 
     receiver = start_receiver()
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(MPPS)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     uid = generate_uid()
     status, _ = association.send_n_create(step(study="1.2.3", **changes), MPPS, uid)
     association.release()
@@ -265,7 +266,7 @@ def test_only_listed_callers_may_tell(start_receiver):
     receiver = start_receiver(caller='[{ae_title="CR_ROOM_2", hosts=["127.0.0.1"]}]')
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(MPPS)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     assert association.is_rejected
 
 

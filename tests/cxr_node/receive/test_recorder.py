@@ -11,6 +11,7 @@ from cxr_node import metrics
 from cxr_node.receive import recorder as recorder_module
 from cxr_node.receive.callers import OBEYED_WITHIN_S, Callers
 from cxr_node.receive.recorder import AUDITED_PER_MINUTE, MOST_CALLERS, Recorder
+from cxr_node.requestor import associate
 from cxr_node.settings import Caller
 from storage import Database, associations, audit, callers
 from storage.associations import ABORTED, ENDED, LOST, RELEASED, Association
@@ -43,12 +44,12 @@ def turned_away(database):
         return callers.rejected(connection)
 
 
-def associate(receiver, calling="CR_ROOM_1", called="CXR_NODE"):
+def open_association(receiver, calling="CR_ROOM_1", called="CXR_NODE"):
     """Open an association for C-ECHO, whatever becomes of it."""
     ae = AE(ae_title=calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     ae.add_requested_context(VERIFICATION)
-    return ae.associate("127.0.0.1", receiver.port, ae_title=called)
+    return associate(ae, "127.0.0.1", receiver.port, ae_title=called)
 
 
 @pytest.mark.requirement("SRS-ADM-101")
@@ -56,8 +57,8 @@ def test_every_association_is_written_down_with_how_it_ended(receiver):
     """Released, aborted by the sender, lost with its cable: three different calls to the modality's service."""
     dataset = make_radiograph_dataset()
     assert receiver.send(dataset).Status == 0x0000
-    associate(receiver, "ABORTS").abort()
-    lost = associate(receiver, "IS_LOST")
+    open_association(receiver, "ABORTS").abort()
+    lost = open_association(receiver, "IS_LOST")
     lost.dul.socket.socket.shutdown(socket.SHUT_RDWR)
     wait_until(lambda: len(ended(receiver)) == 3, 10, "three rows")
     found = {item.calling_ae_title: item for item in ended(receiver)}
@@ -80,7 +81,7 @@ def test_a_refused_image_counts_and_the_stop_of_the_node_is_no_fault_of_the_send
     assert receiver.send(make_radiograph_dataset(StudyInstanceUID=None)).Status == 0xC002
     wait_until(lambda: ended(receiver), 10, "its row")
     assert [(item.instances, item.refused, item.bytes) for item in ended(receiver)] == [(0, 1, 0)]
-    associate(receiver, "STAYS")
+    open_association(receiver, "STAYS")
     receiver.scp.close()
     found = {item.calling_ae_title: item for item in ended(receiver)}
     assert (found["STAYS"].outcome, found["STAYS"].reason) == (ENDED, "the node stopped")
@@ -96,7 +97,7 @@ def test_a_probe_is_counted_and_no_row(receiver):
     before = probes()
     socket.create_connection(("127.0.0.1", receiver.port)).close()
     wait_until(lambda: probes() == before + 1, 10, "the probe in the metric")
-    associate(receiver).release()
+    open_association(receiver).release()
     wait_until(lambda: ended(receiver), 10, "a row")
     assert len(ended(receiver)) == 1
 
@@ -105,7 +106,7 @@ def test_a_probe_is_counted_and_no_row(receiver):
 def test_an_unknown_caller_is_listed_let_in_and_out_again_while_the_node_runs(start_receiver, transport):
     """The new modality's first attempt is a row with a button, not a call to who can edit node.toml."""
     receiver = start_receiver(receive__transport=transport, caller='[{ae_title="KNOWN", hosts=["127.0.0.1"]}]')
-    assert associate(receiver, "CT_NEW").is_rejected
+    assert open_association(receiver, "CT_NEW").is_rejected
     wait_until(lambda: turned_away(receiver.database), 10, "the caller on the list")
     (row,) = turned_away(receiver.database)
     assert (row.calling_ae_title, row.peer_address, row.reason) == ("CT_NEW", "127.0.0.1", "calling_ae_title")
@@ -113,7 +114,7 @@ def test_an_unknown_caller_is_listed_let_in_and_out_again_while_the_node_runs(st
         allowed = callers.allow(connection, row.calling_ae_title, row.peer_address, by="kim", now=NOON)
 
     def is_taken() -> bool:
-        association = associate(receiver, "CT_NEW")
+        association = open_association(receiver, "CT_NEW")
         if association.is_established:
             association.release()
         return not association.is_rejected
@@ -121,7 +122,7 @@ def test_an_unknown_caller_is_listed_let_in_and_out_again_while_the_node_runs(st
     started = time.monotonic()
     wait_until(is_taken, 10, "the caller is let in")
     assert time.monotonic() - started < OBEYED_WITHIN_S + 2
-    assert associate(receiver, "CT_OTHER").is_rejected
+    assert open_association(receiver, "CT_OTHER").is_rejected
     with receiver.database.begin() as connection:
         callers.revoke(connection, allowed.id, by="kim", now=NOON)
     wait_until(lambda: not is_taken(), 10, "the caller is let in no more")
@@ -131,12 +132,12 @@ def test_an_unknown_caller_is_listed_let_in_and_out_again_while_the_node_runs(st
 def test_each_reason_is_told_apart(start_receiver):
     """Letting a caller in does not help one that calls another name, or a node that is full."""
     receiver = start_receiver(receive__maximum_associations="2", receive__per_caller_associations="1")
-    held = [associate(receiver, "A"), associate(receiver, "B")]
+    held = [open_association(receiver, "A"), open_association(receiver, "B")]
     for calling, called in (("A", "CXR_NODE"), ("A", "OTHER"), ("C", "CXR_NODE")):
-        assert associate(receiver, calling, called).is_rejected
+        assert open_association(receiver, calling, called).is_rejected
     held[1].release()
     wait_until(lambda: receiver.scp.open_associations == 1, 10, "a place is free")
-    assert associate(receiver, "A").is_rejected
+    assert open_association(receiver, "A").is_rejected
     held[0].release()
     wait_until(lambda: sum(row.attempts for row in turned_away(receiver.database)) == 4, 10, "all on the list")
     found = {(row.calling_ae_title, row.called_ae_title, row.reason) for row in turned_away(receiver.database)}

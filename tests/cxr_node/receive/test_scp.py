@@ -20,6 +20,7 @@ from pydicom.uid import (
 from pynetdicom import AE, build_context
 
 from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from cxr_node.requestor import associate
 from tests.builders import make_radiograph_dataset
 
 
@@ -31,7 +32,7 @@ def _wait(condition, within_s=5.0):
 
 
 def _established(ae, port):
-    association = ae.associate("127.0.0.1", port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", port, ae_title="CXR_NODE")
     return association if association.is_established else None
 
 
@@ -80,7 +81,7 @@ def test_every_storage_class_and_transfer_syntax_is_negotiated(receiver):
     ae = AE(ae_title="PACS")
     for index in range(len(STORAGE_CLASSES)):
         ae.requested_contexts = [build_context(STORAGE_CLASSES[index], syntax) for syntax in TRANSFER_SYNTAXES]
-        association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+        association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
         assert association.is_established
         accepted = {str(context.transfer_syntax[0]) for context in association.accepted_contexts}
         association.release()
@@ -163,7 +164,7 @@ def test_command_and_dataset_must_name_one_instance(receiver):
     dataset = make_radiograph_dataset()
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(dataset.SOPClassUID, ExplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     from pynetdicom.dimse_primitives import C_STORE
     from pynetdicom.dsutils import encode
 
@@ -225,9 +226,9 @@ def test_a_caller_who_may_not_send_is_refused_with_the_reason(
     receiver = start_receiver(receive__transport=transport, **overrides)
     ae = AE(ae_title="PACS")
     ae.add_requested_context("1.2.840.10008.1.1")
-    held = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE") if expected[0] == 2 else None
+    held = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE") if expected[0] == 2 else None
     ae.ae_title = calling
-    refused = ae.associate("127.0.0.1", receiver.port, ae_title=called)
+    refused = associate(ae, "127.0.0.1", receiver.port, ae_title=called)
     try:
         assert refused.is_rejected
         answer = refused.acceptor.primitive
@@ -263,7 +264,7 @@ def test_the_end_of_the_association_makes_the_study_due(start_receiver, transpor
         dataset = make_radiograph_dataset()
         ae = AE(ae_title="CR_ROOM_1")
         ae.add_requested_context(dataset.SOPClassUID, ExplicitVRLittleEndian)
-        association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+        association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
         assert association.send_c_store(dataset).Status == 0
         with receiver.database.begin() as connection:
             assert jobs.claim(connection, ["analyze"], owner="t", now=datetime.now(UTC)) == []
@@ -294,7 +295,7 @@ def test_a_sender_that_leaves_in_the_middle_leaves_no_file(start_receiver):
     dataset = make_radiograph_dataset(np.zeros((2000, 2000), np.uint16))
     ae = AE(ae_title="CR_ROOM_1")
     ae.add_requested_context(dataset.SOPClassUID, ExplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE")
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     link = association.dul.socket.socket
     sent = 0
     original = link.send

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE
 
+from cxr_node.requestor import associate
 from tests.builders import make_radiograph_dataset
 from tests.cxr_node.receive import wire
 from tests.cxr_node.receive.conftest import Receiver
@@ -49,7 +50,7 @@ def _send(receiver: Receiver, certificates: Path, name: str | None, dataset=None
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 5
     dataset = dataset if dataset is not None else make_radiograph_dataset()
     ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="CXR_NODE", tls_args=(context, "127.0.0.1"))
+    association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE", tls_args=(context, "127.0.0.1"))
     if not association.is_established:
         return None
     try:

@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from cxr_node.requestor import associate
 from cxr_node.settings import Caller, Settings
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
@@ -56,17 +57,17 @@ def scp(start_scp: StartScp, settings: Settings, ward: Ward) -> WorklistScp:
     return start_scp(settings)
 
 
-def associate(scp: WorklistScp, *sop_classes: str, called: str = "CXR_WORKLIST", calling: str = "RIS"):
+def open_association(scp: WorklistScp, *sop_classes: str, called: str = "CXR_WORKLIST", calling: str = "RIS"):
     """Return an association with the SCP."""
     ae = AE(ae_title=calling)
     for sop_class in sop_classes:
         ae.add_requested_context(sop_class)
-    return ae.associate("127.0.0.1", scp.port, ae_title=called)
+    return associate(ae, "127.0.0.1", scp.port, ae_title=called)
 
 
 def find(scp: WorklistScp, sop_class: str, keys: Dataset) -> list[tuple[int, Dataset | None]]:
     """Return status and identifier of every response."""
-    association = associate(scp, sop_class)
+    association = open_association(scp, sop_class)
     assert association.is_established
     found = [(status.Status, identifier) for status, identifier in association.send_c_find(keys, sop_class)]
     association.release()
@@ -142,7 +143,7 @@ def test_a_pending_or_excluded_study_has_its_ordered_priority_and_says_so(scp):
 @pytest.mark.requirement("SRS-WLT-009")
 def test_a_work_item_can_be_got_by_its_uid(scp):
     """N-GET is how a subscriber reads what it found; the character set comes unasked."""
-    association = associate(scp, UnifiedProcedureStepPull)
+    association = open_association(scp, UnifiedProcedureStepPull)
     status, item = association.send_n_get(
         [0x00741200, 0x00100010],
         UnifiedProcedureStepPush,
@@ -219,12 +220,12 @@ def test_who_is_not_a_caller_is_refused_with_the_right_reason(start_scp, setting
     """Calling AE title not recognized, rejected permanent."""
     strict = settings.model_copy(update={"caller": (Caller(ae_title="RIS"),)})
     scp = start_scp(strict)
-    refused = associate(scp, Verification, calling="STRANGER")
+    refused = open_association(scp, Verification, calling="STRANGER")
     assert refused.is_rejected
     answer = refused.acceptor.primitive
     assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, 3)
-    assert associate(scp, Verification, called="OTHER").is_rejected
-    allowed = associate(scp, Verification)
+    assert open_association(scp, Verification, called="OTHER").is_rejected
+    allowed = open_association(scp, Verification)
     assert allowed.send_c_echo().Status == 0
     allowed.release()
 
@@ -233,7 +234,7 @@ def test_who_is_not_a_caller_is_refused_with_the_right_reason(start_scp, setting
 def test_a_database_that_is_gone_is_told_as_out_of_resources(scp, database):
     """The client asks again later; an empty list would say that nobody waits."""
     database.downgrade("base")
-    association = associate(scp, UnifiedProcedureStepPull)
+    association = open_association(scp, UnifiedProcedureStepPull)
     assert [status.Status for status, _ in association.send_c_find(ups_keys(), UnifiedProcedureStepPull)] == [0xA700]
     association.release()
 

@@ -10,6 +10,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from cxr_node.errors import SettingsError
+from cxr_node.requestor import associate
 from cxr_node.worklist.stage import WorklistServer, run_worklist
 from tests.cxr_node.worklist.conftest import with_worklist
 
@@ -47,7 +48,7 @@ def test_it_stops_within_five_seconds_with_pages_and_associations_open(settings)
     assert page.readline() == b"retry: 2000\n"
     ae = AE()
     ae.add_requested_context(Verification)
-    association = ae.associate("127.0.0.1", settings.worklist.dicom_port, ae_title="CXR_WORKLIST")
+    association = associate(ae, "127.0.0.1", settings.worklist.dicom_port, ae_title="CXR_WORKLIST")
     assert association.is_established
     started = time.monotonic()
     stop.set()

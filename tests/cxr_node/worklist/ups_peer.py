@@ -14,6 +14,8 @@ from pynetdicom.sop_class import (
     UnifiedProcedureStepWatch,
 )
 
+from cxr_node.requestor import associate
+
 PULL, PUSH, WATCH = UnifiedProcedureStepPull, UnifiedProcedureStepPush, UnifiedProcedureStepWatch
 CHANGE_STATE, REQUEST_CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
 GLOBAL, FILTERED = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
@@ -91,7 +93,7 @@ class Client:
     def _run(self, sop_class: str, call: Any) -> Any:
         ae = AE(ae_title=self.ae_title)
         ae.add_requested_context(sop_class)
-        association = ae.associate("127.0.0.1", self.port, ae_title=self.called)
+        association = associate(ae, "127.0.0.1", self.port, ae_title=self.called)
         assert association.is_established
         try:
             return call(association)
