@@ -43,6 +43,23 @@ class Tls(_Section):
         return bool(self.certificate or self.ca)
 
 
+class ServerTls(_Section):
+    """HTTPS of a listener of our own. Both files, or neither."""
+
+    certificate: str = Field("", description="PEM file with the certificate chain; empty: plain HTTP")
+    key: str = Field("", description="PEM file with its private key")
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.certificate)
+
+    @model_validator(mode="after")
+    def _both(self) -> "ServerTls":
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("expected certificate and key together")
+        return self
+
+
 class Node(_Section):
     profile: Literal["triage", "research"] = Field(
         "triage",
@@ -50,7 +67,15 @@ class Node(_Section):
     )
     data_dir: str = Field("var", description="where everything that must survive a restart lies; relative to node.toml")
     database: str = Field("", description="SQLAlchemy URL, e.g. `postgresql+psycopg://…`; empty: SQLite in `data_dir`")
-    instances: str = Field("", description="folder of received instances; empty: `data_dir/instances`")
+    instances: str = Field(
+        "",
+        description="folder of instances and result objects, or `s3://bucket/prefix` where hosts share no disk; "
+        "empty: `data_dir/instances`",
+    )
+    encryption_key_file: str = Field(
+        "", description="file with the keys that instances and result objects are encrypted with; empty: they are not"
+    )
+    tls_minimum: Literal["1.2", "1.3"] = Field("1.2", description="oldest version of TLS that is spoken, in and out")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log event written"
     )
@@ -66,6 +91,7 @@ class DicomWeb(_Section):
         "auto", description="a token with the role `service` is asked for; `auto`: unless `host` is a loopback address"
     )
     max_body_gb: float = Field(4.0, gt=0, description="a longer request is refused with 413")
+    tls: ServerTls = Field(default_factory=ServerTls, description="HTTPS")
 
 
 class Watch(_Section):
@@ -110,6 +136,11 @@ class Caller(_Section):
     hosts: tuple[str, ...] = Field(
         ("127.0.0.1", "::1"), description="addresses or networks (CIDR) it may come from; `*` for any"
     )
+    certificate: str = Field(
+        "",
+        description="TLS certificate it must show: SHA-256 fingerprint, or a DNS name or common name in it; empty: any "
+        "that `receive.tls.ca` signed",
+    )
     silent_after_h: float = Field(
         -1.0,
         ge=-1,
@@ -120,6 +151,15 @@ class Caller(_Section):
 class Analyze(_Section):
     workers: int | Literal["auto"] = Field("auto", description="worker processes; `auto`: one per GPU, else one")
     batch_size: int = Field(8, ge=1, le=256, description="most studies taken in one claim")
+    batch_wait_ms: float = Field(
+        5.0, ge=0, le=1000, description="longest wait for a batch to fill, on a GPU; on a CPU nothing is waited for"
+    )
+    engine: Literal["auto", "savedmodel", "litert"] = Field(
+        "auto", description="`auto`: SavedModel on a GPU, LiteRT on a CPU where its scores agree with it"
+    )
+    full_decode: bool = Field(
+        False, description="decode JPEG 2000 at full resolution even where a package allows a reduced one"
+    )
     models: tuple[str, ...] = Field(("pneumonia-adult", "pneumonia-paediatric"), description="model packages that run")
     shadow: tuple[str, ...] = Field((), description="packages that run and are stored but never reported")
 
@@ -265,6 +305,7 @@ class Orders(_Section):
 
     hl7_host: str = Field("127.0.0.1", description="address the HL7 listener (MLLP) takes orders on")
     hl7_port: Port = Field(0, description="its port; 0: no listener")
+    hl7_tls: Tls = Field(default_factory=Tls, description="TLS of the HL7 listener")
     hl7_senders: tuple[str, ...] = Field(
         ("127.0.0.1", "::1"), description="addresses or networks (CIDR) that may send orders; `*` for any"
     )
@@ -313,6 +354,8 @@ class Worklist(_Section):
     dicom_host: str = Field("127.0.0.1", description="address of the UPS and Modality Worklist SCP")
     dicom_ae_title: AeTitle = Field("CXR_WORKLIST", description="its AE title")
     dicom_port: Port = Field(11113, description="its port")
+    dicom_tls: Tls = Field(default_factory=Tls, description="DICOM TLS of that port")
+    tls: ServerTls = Field(default_factory=ServerTls, description="HTTPS of the page and API, without a proxy")
     require_token: Literal["auto", "always", "never"] = Field(
         "auto",
         description="people sign in and programs show a token; `never`: on a loopback address anybody there may read",
@@ -338,7 +381,28 @@ class Worklist(_Section):
     time_zone: str = Field("UTC", description="IANA zone of the times on the page")
 
 
+class Audit(_Section):
+    """The audit trail outside the node: DICOM Audit Messages (PS3.15 A.5) over syslog."""
+
+    seal_every_s: float = Field(5.0, gt=0, le=3600, description="seconds between links of the chain over new entries")
+    syslog_host: str = Field("", description="audit record repository (syslog over TLS, RFC 5425); empty: none")
+    syslog_port: Port = Field(6514, description="its port")
+    syslog_transport: Literal["tls", "tcp", "udp"] = Field(
+        "tls", description="`tcp` and `udp` are for a collector on this machine"
+    )
+    tls: Tls = Field(default_factory=Tls, description="TLS towards the repository")
+
+    @model_validator(mode="after")
+    def _kept_private(self) -> "Audit":
+        if self.syslog_transport != "tls" and self.syslog_host not in ("", "localhost", "127.0.0.1", "::1"):
+            raise ValueError("syslog_transport: expected tls to another machine: the messages name patients")
+        return self
+
+
 class Upkeep(_Section):
+    backup_dir: str = Field("", description="folder that backups are written to while the node runs; empty: none")
+    backup_every_h: float = Field(24.0, gt=0, description="hours between backups")
+    backup_keep: int = Field(7, ge=1, description="newest backups that are kept")
     retention_days: float = Field(
         30.0, ge=0, description="instances of a finished study are deleted after this; 0 keeps them"
     )
@@ -366,6 +430,7 @@ class Settings(_Section):
     source: tuple[Source, ...] = Field(())
     orders: Orders = Field(default_factory=Orders)
     worklist: Worklist = Field(default_factory=Worklist)
+    audit: Audit = Field(default_factory=Audit)
     upkeep: Upkeep = Field(default_factory=Upkeep)
 
     base_dir: str = Field(
