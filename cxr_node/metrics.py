@@ -27,5 +27,18 @@ PROOFS = Counter(
 SELF_TEST = Gauge(
     "cxr_self_test_ok", "1 while the last run of the golden images agreed", multiprocess_mode="mostrecent"
 )
+AUDIT_CHAIN = Gauge(
+    "cxr_audit_chain_ok", "1 while the audit trail was whole when it was verified last", multiprocess_mode="mostrecent"
+)
+AUDIT_WAITING = Gauge(
+    "cxr_audit_waiting_entries",
+    "Sealed entries that the audit repository has not taken",
+    multiprocess_mode="mostrecent",
+)
+ENGINE_TROUBLES = Counter(
+    "cxr_engine_troubles_total",
+    "Times that an engine had to go on otherwise than it was meant to, by event of the log",
+    ["event"],
+)
 QUERIES = Counter("cxr_worklist_queries_total", "DICOM worklist queries by service and status", ["service", "status"])
 MESSAGES_IN = Counter("cxr_hl7_messages_total", "HL7 messages that came in, by code of the acknowledgement", ["code"])

@@ -7,6 +7,7 @@ overrides single keys, ``CXR_NODE__RECEIVE__PORT=11113``, and the two lists as a
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ class Tls(_Section):
     key: str = Field("", description="PEM file with its private key")
     ca: str = Field("", description="PEM file with the certificates that may have signed the other side's")
     require_client_certificate: bool = Field(
-        True, description="refuse a caller that shows no certificate (receive only)"
+        True, description="refuse a caller that shows no certificate (listeners only)"
     )
 
     @property
@@ -78,6 +79,10 @@ class Node(_Section):
     tls_minimum: Literal["1.2", "1.3"] = Field("1.2", description="oldest version of TLS that is spoken, in and out")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log event written"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of `metrics_port`")
+    metrics_port: Port = Field(
+        0, description="port of the metrics of a stage that runs alone (`cxr-node analyze`, …); 0: none"
     )
     station_name: str = Field("cxr-node", max_length=16, description="name of this installation in result objects")
 
@@ -548,4 +553,5 @@ def _sentence(source: str, item: Any) -> str:
         return f"{source}: {key}: unknown key"
     found = item.get("input")
     shown = "" if isinstance(found, dict) or item["type"] == "missing" else f", found {found!r}"
+    shown = re.sub(r"//[^/@\s]*@", "//…@", shown)  # an address may hold a password
     return f"{source}: {key}: {item['msg']}{shown}"

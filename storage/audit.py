@@ -1,4 +1,4 @@
-"""The audit trail: who did what to which study, and when. Rows are added, never changed."""
+"""The audit trail: who did what to which study, and when. Rows are added, never changed; `audit_chain` seals them."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import distinct, func, select, update
+from sqlalchemy import bindparam, distinct, func, select, update
 from sqlalchemy.engine import Connection
 
 from storage.errors import StorageError
@@ -188,17 +188,18 @@ def is_backfill(connection: Connection, study_instance_uid: str) -> bool:
     True from the moment it is asked for, not from when it is planned: a study that waits on a list and is sent by its
     modality meanwhile is a live one, and belongs on the worklist.
     """
-    return (
-        connection.execute(
-            select(backfill_studies.c.backfill_id)
-            .where(
-                backfill_studies.c.study_instance_uid == study_instance_uid,
-                backfill_studies.c.state.in_([FETCHING, FETCHED]),
-            )
-            .limit(1)
-        ).first()
-        is not None
+    return connection.execute(_ASKED_FOR, {"study": study_instance_uid}).first() is not None
+
+
+# Put together once: it is asked for every new study.
+_ASKED_FOR = (
+    select(backfill_studies.c.backfill_id)
+    .where(
+        backfill_studies.c.study_instance_uid == bindparam("study"),
+        (backfill_studies.c.state == FETCHING) | (backfill_studies.c.state == FETCHED),
     )
+    .limit(1)
+)
 
 
 def is_over(connection: Connection, study_instance_uid: str) -> bool:

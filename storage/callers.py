@@ -28,17 +28,20 @@ class Rejected:
     first_at: datetime
     last_at: datetime
     id: int = 0
+    certificate: str = ""  # that it showed last
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """An AE title and the address, or network (CIDR), that it may send from."""
+    """An AE title, the address, or network (CIDR), that it may send from, and the certificate that it must show: its
+    SHA-256 fingerprint or a name in it, "" for any."""
 
     id: int
     ae_title: str
     host: str
     created_by: str
     created_at: datetime
+    certificate: str = ""
 
 
 _REJECTED = [rejected_callers.c[field.name] for field in fields(Rejected)]
@@ -83,6 +86,7 @@ def _count(connection: Connection, item: Rejected) -> None:
             index_elements=list(_CALLER),
             set_={
                 "attempts": old.attempts + new.attempts,
+                "certificate": case((new.last_at >= old.last_at, new.certificate), else_=old.certificate),
                 "last_at": case((new.last_at > old.last_at, new.last_at), else_=old.last_at),
             },
         )
@@ -123,17 +127,20 @@ def forget_rejected(connection: Connection, *, before: datetime, limit: int) -> 
     return connection.execute(delete(rejected_callers).where(rejected_callers.c.id.in_(ids))).rowcount if ids else 0
 
 
-def allow(connection: Connection, ae_title: str, host: str, *, by: str, now: datetime) -> Allowed | None:
+def allow(
+    connection: Connection, ae_title: str, host: str, *, by: str, now: datetime, certificate: str = ""
+) -> Allowed | None:
     """Let a caller in; None where it is let in already."""
     row = connection.execute(
         insert(connection.dialect.name, allowed_callers)
-        .values(ae_title=ae_title, host=host, created_by=by, created_at=now)
+        .values(ae_title=ae_title, host=host, certificate=certificate, created_by=by, created_at=now)
         .on_conflict_do_nothing()
         .returning(*_ALLOWED)
     ).one_or_none()
     if row is None:
         return None
-    audit.record(connection, "caller_allowed", actor=by, now=now, detail={"ae_title": ae_title, "host": host})
+    detail = {"ae_title": ae_title, "host": host} | ({"certificate": certificate} if certificate else {})
+    audit.record(connection, "caller_allowed", actor=by, now=now, detail=detail)
     return Allowed(**row._mapping)
 
 
@@ -145,6 +152,8 @@ def revoke(connection: Connection, allowed_id: int, *, by: str, now: datetime) -
     if row is None:
         return False
     detail = {"ae_title": row.ae_title, "host": row.host}
+    if row.certificate:
+        detail["certificate"] = row.certificate
     audit.record(connection, "caller_revoked", actor=by, now=now, detail=detail)
     return True
 

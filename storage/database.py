@@ -8,21 +8,29 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, func, select
+from sqlalchemy import create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from storage.errors import StorageBusy, StorageError, StorageFull
+from storage.faults import fault_point
 from storage.tables import metadata, to_json
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from storage.exchange import Exchange
 
 BUSY_TIMEOUT_S = 30.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x63787231  # PostgreSQL advisory lock; any constant will do that nobody else in this database uses
 _ALEMBIC = threading.Lock()  # alembic keeps the environment it runs in a module: one thread at a time
 _READ_ONLY = "storage_read_only"
+# PostgreSQL, both sides: silent for so long, then so many probes so far apart, then the connection is lost.
+_SILENT_S, _PROBE_S, _PROBES = 10, 5, 3
 
 _open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _left_behind: list[Any] = []
@@ -37,7 +45,13 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            # Not from it: the library's message may quote the address, and so the password in it.
+            raise StorageError(
+                "the address of the database cannot be read: expected sqlite:////path or postgresql+psycopg://user@host/name"
+            ) from None
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         self._url = parsed
@@ -52,10 +66,11 @@ class Database:
                 pool_pre_ping=True,
                 hide_parameters=True,
                 json_serializer=to_json,
-                connect_args={"connect_timeout": 10, "application_name": "cxr-node"},
+                connect_args=_postgresql_arguments(parsed),
             )
         else:
             raise StorageError(f"database {self!r} is neither sqlite nor postgresql")
+        self.exchanges: dict[Path, Exchange] = {}  # by run folder; see `storage.doorbell`
         _open_databases.add(self)
 
     @property
@@ -78,7 +93,7 @@ class Database:
         StorageBusy, StorageFull
             Also when the commit itself fails: then nothing was kept.
         """
-        with _translated(), self._engine.connect() as connection, connection.begin():
+        with _translated(writes=True), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
@@ -92,10 +107,30 @@ class Database:
             with connection.begin():
                 yield connection
 
+    @contextlib.contextmanager
+    def apart(self) -> Iterator["psycopg.Connection[Any]"]:
+        """Open a driver's connection to PostgreSQL outside the pool, every statement a transaction of its own."""
+        import psycopg
+
+        positional, named = self._engine.dialect.create_connect_args(self._url)
+        arguments: dict[str, Any] = {**named, **_postgresql_arguments(self._url), "autocommit": True}
+        connection = psycopg.connect(*positional, **arguments)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
     def migrate(self, revision: str = "head") -> None:
         """Bring the tables up to `revision`. Many processes may call it at once: one does it, the others wait."""
-        if revision == "head" and self.is_current():
-            return
+        if revision == "head":
+            found = self._revision()
+            if found == newest_revision():
+                return
+            if found and not knows_revision(found):
+                raise StorageError(
+                    f"{self!r} was written by a newer release: its tables are of revision {found}, this release knows "
+                    f"them up to {newest_revision()}; install the newer release, or put back a backup of this one"
+                )
         self._run_alembic("upgrade", revision)
 
     def downgrade(self, revision: str) -> None:
@@ -103,13 +138,15 @@ class Database:
         self._run_alembic("downgrade", revision)
 
     def is_current(self) -> bool:
-        """Whether the tables are those of this release."""
-        from alembic.migration import MigrationContext
-        from alembic.script import ScriptDirectory
+        """Whether the tables are those of this release. Every process asks when it starts, so without alembic."""
+        return self._revision() == newest_revision()
 
+    def _revision(self) -> str:
+        """Return the revision of the tables, "" where there are none."""
         with self.read() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-        return found == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+            if not inspect(connection).has_table("alembic_version"):
+                return ""
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or "")
 
     def dispose(self) -> None:
         """Close the connections that nobody uses."""
@@ -130,8 +167,41 @@ class Database:
             config.attributes["target_metadata"] = metadata
             try:
                 getattr(command, direction)(config, revision)
+                fault_point("storage.migrated")
             except CommandError as error:
                 raise StorageError(f"{direction} of {self!r} to revision {revision}: {error}") from error
+
+
+def _postgresql_arguments(url: URL) -> dict[str, Any]:
+    """What makes both sides notice within half a minute that the other is cut off.
+
+    Without it a worker would wait for an answer for hours; and the server would keep the locks of a host that is gone,
+    so that nobody else could take over the jobs it was about to claim.
+    """
+    arguments: dict[str, Any] = {
+        "connect_timeout": 10,
+        "application_name": "cxr-node",
+        "keepalives_idle": _SILENT_S,
+        "keepalives_interval": _PROBE_S,
+        "keepalives_count": _PROBES,
+        "tcp_user_timeout": 1000 * (_SILENT_S + _PROBES * _PROBE_S),
+    }
+    if "options" not in url.query:
+        arguments["options"] = (
+            f"-c tcp_keepalives_idle={_SILENT_S} -c tcp_keepalives_interval={_PROBE_S}"
+            f" -c tcp_keepalives_count={_PROBES} -c tcp_user_timeout={arguments['tcp_user_timeout']}"
+        )
+    return {name: value for name, value in arguments.items() if name not in url.query}
+
+
+def newest_revision() -> str:
+    """Return the revision of this release: its file is named after it, and the last by name."""
+    return max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")).partition("_")[0]
+
+
+def knows_revision(revision: str) -> bool:
+    """Whether this release has the migration of that name."""
+    return any(path.name.partition("_")[0] == revision for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def _sqlite_engine(url: URL) -> Any:
@@ -150,6 +220,17 @@ def _sqlite_engine(url: URL) -> Any:
         connect_args={"timeout": BUSY_TIMEOUT_S},
     )
 
+    path, was_there = Path(url.database).absolute(), False
+
+    @event.listens_for(engine, "do_connect")
+    def opening(*_: object) -> None:
+        # SQLite makes a file that is not there. Behind the back of a node that runs that would be an empty database,
+        # and what is written to it is lost when the disk comes back.
+        nonlocal was_there
+        if was_there and not path.exists():
+            raise StorageBusy(f"database: {path} is not there any more")
+        was_there = was_there or path.exists()
+
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin transactions by itself, and never an immediate one
@@ -160,12 +241,11 @@ def _sqlite_engine(url: URL) -> Any:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        if connection.get_execution_options().get(_READ_ONLY):
-            connection.exec_driver_sql("PRAGMA query_only = ON")
-            connection.exec_driver_sql("BEGIN")
-        else:
-            connection.exec_driver_sql("PRAGMA query_only = OFF")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        read_only = bool(connection.get_execution_options().get(_READ_ONLY))
+        if connection.info.get(_READ_ONLY) is not read_only:
+            connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+            connection.info[_READ_ONLY] = read_only
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -187,19 +267,19 @@ def _to_wal(connection: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(*, writes: bool = False) -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
         raise StorageBusy("no database connection became free") from error
     except DBAPIError as error:
-        translated = _translate(error)
+        translated = _translate(error, writes)
         if translated is None:
             raise
         raise translated from error
 
 
-def _translate(error: DBAPIError) -> StorageError | None:
+def _translate(error: DBAPIError, writes: bool = False) -> StorageError | None:
     """Return what a driver's error means here; None: a mistake in a statement or a broken constraint."""
     cause = error.orig
     code = getattr(cause, "sqlite_errorcode", None)
@@ -207,7 +287,7 @@ def _translate(error: DBAPIError) -> StorageError | None:
         primary = code & 0xFF
         if primary == sqlite3.SQLITE_FULL:
             return StorageFull(f"database: {cause}")
-        if primary in _SQLITE_MAY_PASS:
+        if primary in _SQLITE_MAY_PASS or (writes and primary == sqlite3.SQLITE_READONLY):
             return StorageBusy(f"database: {cause}")
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StorageError(f"database: {cause}")
@@ -228,7 +308,8 @@ _POSTGRESQL_FULL = frozenset({"53100"})  # disk_full; PostgreSQL documentation, 
 def _forget_connections_of_the_parent() -> None:
     for database in list(_open_databases):
         # Kept, never closed: closing a parent's connection here would end its session, or drop its file locks.
-        _left_behind.append(database._engine.pool)
+        _left_behind.append((database._engine.pool, database.exchanges))
+        database.exchanges = {}
         database._engine.dispose(close=False)
 
 

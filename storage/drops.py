@@ -18,11 +18,15 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import Connection
 
+from storage.database import Database
 from storage.errors import StorageError
+from storage.host import host_id
+from storage.jobs import SCHEDULED
 from storage.site_tables import drop_files, drops
+from storage.tables import jobs
 
 WAITING, DONE, REFUSED, FAILED = "WAITING", "DONE", "REFUSED", "FAILED"
-KIND = "drop"  # of the jobs; the key is the id of the file
+KIND = "drop"  # of the jobs, see `kind_here`; the key is the id of the file
 PREVIEW = ".png"
 
 
@@ -53,6 +57,11 @@ class DropFile:
     result: dict[str, Any]
     created_at: datetime
     updated_at: datetime
+
+
+def kind_here(database: Database, run_dir: Path) -> str:
+    """Return the kind of the jobs of this host: what is tried lies on the host that took it, and is looked at there."""
+    return KIND if database.dialect == "sqlite" else f"{KIND}:{host_id(run_dir)}"
 
 
 _DROP = [drops.c[field.name] for field in fields(Drop)]
@@ -112,9 +121,13 @@ def change(connection: Connection, drop_id: int, **values: Any) -> None:
 def remove(connection: Connection, drop_id: int) -> list[str]:
     """Remove a drop and its files' rows; return the locations, to be deleted once this is committed."""
     gone = connection.execute(
-        delete(drop_files).where(drop_files.c.drop_id == drop_id).returning(drop_files.c.location)
-    ).scalars()
-    locations = [location for location in gone if location]
+        delete(drop_files).where(drop_files.c.drop_id == drop_id).returning(drop_files.c.id, drop_files.c.location)
+    )
+    rows = list(gone)
+    locations = [row.location for row in rows if row.location]
+    # A job of a host that is no more would wait for it for ever.
+    waits = (jobs.c.kind.startswith(KIND), jobs.c.state == SCHEDULED, jobs.c.key.in_([str(row.id) for row in rows]))
+    connection.execute(delete(jobs).where(*waits))
     connection.execute(delete(drops).where(drops.c.id == drop_id))
     return locations
 

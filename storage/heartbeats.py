@@ -40,6 +40,12 @@ def beat(
     )
 
 
+def announce(connection: Connection, stage: str, process: str, *, now: datetime, detail: dict[str, Any]) -> None:
+    """Say for a process that it was started; what it has said itself by then stays."""
+    values = {"stage": stage, "process": process, "started_at": now, "seen_at": now, "detail": detail}
+    connection.execute(insert(connection.dialect.name, heartbeats).values(values).on_conflict_do_nothing())
+
+
 def end(connection: Connection, stage: str, process: str) -> None:
     """Take a process off the list: it ends as it should."""
     connection.execute(delete(heartbeats).where(heartbeats.c.stage == stage, heartbeats.c.process == process))

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from storage.errors import DuplicateInstance
@@ -60,32 +61,39 @@ def add(
     DuplicateInstance
         (sop_instance_uid, variant) has a row. The transaction stays usable, on PostgreSQL too.
     """
-    row = connection.execute(
-        insert(connection.dialect.name, instances)
-        .values(
-            sop_instance_uid=sop_instance_uid,
-            series_instance_uid=series_instance_uid,
-            study_instance_uid=study_instance_uid,
-            sop_class_uid=sop_class_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-            variant=variant,
-            size=size,
-            location=location,
-            calling_ae_title=calling_ae_title,
-            called_ae_title=called_ae_title,
-            peer_address=peer_address,
-            association_id=association_id,
-            received_at=received_at,
-        )
+    values = {
+        "sop_instance_uid": sop_instance_uid,
+        "series_instance_uid": series_instance_uid,
+        "study_instance_uid": study_instance_uid,
+        "sop_class_uid": sop_class_uid,
+        "transfer_syntax_uid": transfer_syntax_uid,
+        "variant": variant,
+        "size": size,
+        "location": location,
+        "calling_ae_title": calling_ae_title,
+        "called_ae_title": called_ae_title,
+        "peer_address": peer_address,
+        "association_id": association_id,
+        "received_at": received_at,
+    }
+    row_id = connection.execute(_addition(connection.dialect.name, tuple(values)), values).scalar_one_or_none()
+    if row_id is None:
+        raise DuplicateInstance(f"an instance with this SOP Instance UID and variant {variant} is stored")
+    return Instance(id=row_id, **values)  # type: ignore[arg-type]
+
+
+@cache
+def _addition(dialect: str, names: tuple[str, ...]) -> Any:
+    """Return the statement, put together once for all images."""
+    return (
+        insert(dialect, instances)
+        .values({name: bindparam(name) for name in names})
         .on_conflict_do_nothing(
             index_elements=[instances.c.sop_instance_uid, instances.c.variant],
             index_where=text("deleted_at IS NULL"),
         )
-        .returning(*_COLUMNS)
-    ).one_or_none()
-    if row is None:
-        raise DuplicateInstance(f"an instance with this SOP Instance UID and variant {variant} is stored")
-    return Instance(**row._mapping)
+        .returning(instances.c.id)
+    )
 
 
 def by_sop_instance_uid(connection: Connection, sop_instance_uid: str) -> list[Instance]:

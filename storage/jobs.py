@@ -133,13 +133,24 @@ def claim(
     now: datetime,
     lease_s: float = 30.0,
     limit: int = 1,
+    alone: bool = False,
+    recover: bool = True,
 ) -> list[Job]:
     """Lease up to `limit` due jobs to `owner`: the most urgent first, then the oldest.
 
     Leases that ran out are taken back first, so no other process needs to be alive for it. A job that was tried before
     comes alone: should it kill the process, no other job of the claim dies with it.
+
+    Parameters
+    ----------
+    alone : nothing is leased while anybody, on whatever host, has a lease on a job of these kinds: what must be done in
+        order is done by one at a time
+    recover : False leaves leases that ran out alone, for the clock was set and they may be those of the living
     """
-    recover_expired(connection, now=now)
+    if recover:
+        recover_expired(connection, now=now)
+    if alone and not _is_free(connection, kinds):
+        return []
     candidates = _due(connection, kinds, now=now, limit=limit)
     if not candidates:
         return []
@@ -177,10 +188,24 @@ def complete(connection: Connection, job: Job, *, now: datetime) -> bool:
     return _settle(connection, job, COMPLETED, reason="", now=now)
 
 
-def retry(connection: Connection, job: Job, *, run_at: datetime, reason: str, now: datetime) -> bool:
-    """Let a job whose attempt failed wait for its next try; False when the lease is lost."""
+def retry(
+    connection: Connection, job: Job, *, run_at: datetime, reason: str, now: datetime, counted: bool = True
+) -> bool:
+    """Let a job whose attempt failed wait for its next try; False when the lease is lost.
+
+    An attempt that is not `counted` is given back; the job is wanted once more instead, so that (`claimed`, `attempts`)
+    goes on growing.
+    """
+    given_back = {} if counted else {"attempts": jobs.c.attempts - 1, "wanted": jobs.c.wanted + 1}
     return _change(
-        connection, job, state=SCHEDULED, run_at=run_at, reason=reason, lease_owner="", lease_expires_at=None
+        connection,
+        job,
+        state=SCHEDULED,
+        run_at=run_at,
+        reason=reason,
+        lease_owner="",
+        lease_expires_at=None,
+        **given_back,
     )
 
 
@@ -199,6 +224,27 @@ def recover_expired(connection: Connection, *, now: datetime) -> int:
     return _take_back(connection, jobs.c.lease_expires_at <= now)
 
 
+def clock_set_back(connection: Connection, *, by_s: float, now: datetime) -> int:
+    """Let what waits wait as long as it would have, after the clock was set back by so much; return how many jobs.
+
+    What was planned before lies that far ahead now; what lies less far ahead than that was planned since, or is late by
+    ten minutes at most. A lease ends in a minute, unless its holder, who is alive then, renews it.
+    """
+    ahead = now + timedelta(seconds=min(by_s / 2, 600.0))
+    waiting = connection.execute(
+        select(jobs.c.id, jobs.c.run_at).where(_is(SCHEDULED), jobs.c.run_at > ahead).with_for_update(skip_locked=True)
+    ).all()
+    for row in waiting:
+        run_at = row.run_at - timedelta(seconds=by_s)
+        connection.execute(update(jobs).where(jobs.c.id == row.id).values(run_at=run_at))
+    leased = connection.execute(
+        update(jobs)
+        .where(_is(IN_PROGRESS), jobs.c.lease_expires_at > now + timedelta(seconds=by_s / 2))
+        .values(lease_expires_at=now + timedelta(seconds=60))
+    ).rowcount
+    return len(waiting) + leased
+
+
 def counts(connection: Connection) -> dict[tuple[str, str], int]:
     """Return how many jobs there are of each (kind, state). Walks the table (30 ms for 100,000): not for a loop."""
     rows = connection.execute(select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state))
@@ -209,6 +255,11 @@ def oldest_due(connection: Connection, kind: str, *, now: datetime) -> datetime 
     """Return since when the longest waiting job has been due; None when none is."""
     first = next_run_at(connection, [kind])
     return first if first is not None and first <= now else None
+
+
+def next_lease_end(connection: Connection) -> datetime | None:
+    """Return when the first lease ends, of whatever kind; None when nothing is leased."""
+    return connection.execute(_FIRST_LEASE_END).scalar_one_or_none()
 
 
 def next_run_at(connection: Connection, kinds: Sequence[str]) -> datetime | None:
@@ -304,7 +355,24 @@ _DUE = (
     .with_for_update(skip_locked=True)
 )
 _FIRST = select(jobs.c.run_at).where(_is(SCHEDULED), jobs.c.kind == bindparam("kind")).order_by(jobs.c.run_at).limit(1)
+_FIRST_LEASE_END = (
+    select(jobs.c.lease_expires_at)
+    .where(_is(IN_PROGRESS), jobs.c.lease_expires_at.is_not(None))
+    .order_by(jobs.c.lease_expires_at)
+    .limit(1)
+)
 _ABOVE_ALL = 2**31 - 1
+_ALONE_LOCK = 0x63787232  # PostgreSQL advisory lock: who claims alone asks for (this, hash of the kind)
+
+
+def _is_free(connection: Connection, kinds: Sequence[str]) -> bool:
+    """Whether nobody has a lease on a job of these kinds, and nobody can get one before this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        # Two claims at once would each see no lease yet. SQLite has one writer at a time anyway.
+        for kind in sorted(kinds):
+            connection.execute(select(func.pg_advisory_xact_lock(_ALONE_LOCK, func.hashtext(kind))))
+    leased = select(jobs.c.id).where(_is(IN_PROGRESS), jobs.c.kind.in_(kinds)).limit(1)
+    return connection.execute(leased).first() is None
 
 
 def _due(connection: Connection, kinds: Sequence[str], *, now: datetime, limit: int) -> list[Row[Any]]:

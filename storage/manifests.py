@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from storage import jobs
@@ -86,6 +86,7 @@ class Awaited:
         says more, and else when the wait is over."""
         if self.is_complete:
             return now
+        last_received_at = min(last_received_at, now)  # later: the clock was set back since
         settled = last_received_at + timedelta(seconds=settle_s)
         until = self.until(last_received_at, wait_s)
         if until is None or until <= now:
@@ -178,10 +179,11 @@ def get(connection: Connection, source: str, sop_instance_uid: str) -> list[Mani
 
 def of_study(connection: Connection, study_instance_uid: str) -> list[Manifest]:
     """Return what was said of a study, oldest first."""
-    return _manifests(
-        connection,
-        select(*_COLUMNS).where(manifests.c.study_instance_uid == study_instance_uid).order_by(manifests.c.id),
-    )
+    return _manifests(connection, _OF_STUDY, {"study": study_instance_uid})
+
+
+# Put together once: it is asked for every image.
+_OF_STUDY = select(*_COLUMNS).where(manifests.c.study_instance_uid == bindparam("study")).order_by(manifests.c.id)
 
 
 def awaited(connection: Connection, study_instance_uid: str) -> Awaited:
@@ -264,8 +266,8 @@ def _held(connection: Connection, sop_instance_uids: Iterable[str]) -> int:
     )
 
 
-def _manifests(connection: Connection, statement: Any) -> list[Manifest]:
+def _manifests(connection: Connection, statement: Any, values: dict[str, Any] | None = None) -> list[Manifest]:
     return [
         Manifest(**{**row._mapping, "instances": tuple(Listed(**item) for item in row.instances)})
-        for row in connection.execute(statement)
+        for row in connection.execute(statement, values)
     ]

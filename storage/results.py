@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from storage.errors import StorageError
 from storage.studies import FAILED
-from storage.tables import insert, result_objects, results
+from storage.tables import insert, instances, result_objects, results
 from storage.tables import predictions as predictions_table
 
 
@@ -226,4 +226,11 @@ def predictions(connection: Connection, instance_id: int) -> list[Prediction]:
         .where(predictions_table.c.instance_id == instance_id)
         .order_by(predictions_table.c.model_digest, predictions_table.c.finding)
     )
+    return [Prediction(**row._mapping) for row in rows]
+
+
+def predictions_of_study(connection: Connection, study_instance_uid: str) -> list[Prediction]:
+    """Return what every model said of every instance of the study: one question, however many images there are."""
+    of_study = select(instances.c.id).where(instances.c.study_instance_uid == study_instance_uid)
+    rows = connection.execute(select(*_PREDICTION).where(predictions_table.c.instance_id.in_(of_study)))
     return [Prediction(**row._mapping) for row in rows]

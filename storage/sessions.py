@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from storage.site_tables import sessions, users
 
 _SEEN_EVERY = timedelta(seconds=30)  # a write for each request would keep the database busy
+_APART = timedelta(minutes=5)  # that the clocks of two hosts may be
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def sweep(connection: Connection, *, now: datetime, idle: timedelta) -> int:
 
 
 def _alive(now: datetime, idle: timedelta) -> tuple[ColumnElement[bool], ...]:
-    return sessions.c.expires_at > now, sessions.c.last_seen_at > now - idle
+    # Last seen in time to come: the clock was set back since, and nobody knows how long it has been idle.
+    seen_at = sessions.c.last_seen_at
+    return sessions.c.expires_at > now, seen_at > now - idle, seen_at <= now + _APART
 
 
 def _hashed(secret: str) -> str:

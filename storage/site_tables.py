@@ -88,6 +88,7 @@ rejected_callers = Table(
     words("called_ae_title"),
     words("peer_address"),
     words("reason"),
+    words("certificate"),  # that it showed last: SHA-256 fingerprint, with its common name; empty: none
     count("attempts"),
     when("first_at"),
     when("last_at"),
@@ -104,6 +105,7 @@ allowed_callers = Table(
     Column("id", Id, primary_key=True),
     Column("ae_title", Words, nullable=False),
     Column("host", Words, nullable=False),
+    words("certificate"),  # that it must show: SHA-256 fingerprint or a name in it; empty: any
     words("created_by"),
     when("created_at"),
     UniqueConstraint("ae_title", "host", name="uq_allowed_callers_ae_title_host"),

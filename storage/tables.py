@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 # NaN is no JSON: PostgreSQL refuses it and SQLite would not, so both are kept from seeing it.
 to_json = partial(json.dumps, allow_nan=False)
@@ -580,7 +580,9 @@ audit_events = Table(
     words("actor"),
     words("study_instance_uid"),
     Column("detail", JSON, nullable=False),
+    Column("seal", BigInteger, nullable=True),  # the link of the chain that covers it, see audit_chain
 )
+Index("ix_audit_events_seal", audit_events.c.seal, audit_events.c.id)
 Index("ix_audit_events_study_instance_uid", audit_events.c.study_instance_uid, audit_events.c.id)
 Index("ix_audit_events_event", audit_events.c.event, audit_events.c.id)
 Index("ix_audit_events_actor", audit_events.c.actor, audit_events.c.id)
@@ -604,4 +606,8 @@ tokens = Table(
 
 def insert(dialect: str, table: Table) -> Any:
     """Return the INSERT of the dialect: both know ON CONFLICT, the generic one does not."""
-    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    if dialect == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # loaded where it is used: it takes 4 MB
+
+    return postgresql.insert(table)

@@ -4,13 +4,17 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
+
+from cxr_node.log import configure_fallback
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("CXR_NODE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -19,7 +23,17 @@ IN_CI = os.environ.get("CI") == "true"
 
 # Files of minutes, see `pytest_collection_modifyitems`.
 LONG = frozenset(
-    {"test_trained_package.py", "test_kill.py", "test_distribute.py", "test_a_day.py", "test_real_files.py"}
+    {
+        "test_trained_package.py",
+        "test_kill.py",
+        "test_kill_node.py",
+        "test_hosts.py",
+        "test_distribute.py",
+        "test_a_day.py",
+        "test_real_files.py",
+        "test_bytes_elsewhere.py",
+        "test_closed_to_strangers.py",
+    }
 )
 
 # An activated environment puts pynetdicom's own `storescp` and `findscu` first; the peers here are DCMTK's.
@@ -90,8 +104,13 @@ def _process_as_it_was() -> Iterator[None]:
     """A test that configures logging, as every command does, leaves a stream behind that pytest closes."""
     root = logging.getLogger()
     handlers, level, folder = root.handlers[:], root.level, tempfile.tempdir
+    mask = os.umask(0)
+    os.umask(mask)
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning
     yield
+    os.umask(mask)
+    sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning = hooks
     tempfile.tempdir = folder  # the receiver points it at its spool, for its whole process
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    configure_fallback()

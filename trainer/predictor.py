@@ -12,7 +12,7 @@ from rich.progress import track
 from cxr_node.errors import UnreadablePixels
 from cxr_node.imaging import PreprocessSpec, preprocess
 from cxr_node.inference import Engine, ModelPackage, OperatingPoint, load_package
-from cxr_node.inference.engine import build_network
+from cxr_node.inference.network import build_network
 from trainer import metrics
 from trainer.calibration import logit, platt, sigmoid
 from trainer.cohorts import Case

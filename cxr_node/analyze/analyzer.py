@@ -2,45 +2,33 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 
-from cxr_node.analyze.acceptance import Profile, judge_header
-from cxr_node.analyze.routing import Route, route
-from cxr_node.errors import UnreadableDataset, UnreadablePixels
-from cxr_node.findings import Exclusion, ImageAnalysis, ImageReference, Score
-from cxr_node.imaging import (
-    Radiograph,
-    implausible,
-    preprocess,
-    radiograph_from_dicom_file,
-    read_header,
+from cxr_node.analyze.acceptance import Profile
+from cxr_node.analyze.prepare import (
+    Gate,
+    KnownScores,
+    Lent,
+    Prepared,
+    Wanted,
+    opened,
+    prepare_file,
+    prepare_radiograph,
 )
+from cxr_node.analyze.routing import Route
+from cxr_node.errors import UnreadableDataset
+from cxr_node.findings import Exclusion, ImageAnalysis, ImageReference, Score
+from cxr_node.imaging import Radiograph
 from cxr_node.inference import Engine, ModelPackage, probability
-
-# Scores known from an earlier look at the same image: package digest → finding → score before calibration.
-KnownScores = Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image after gate and preprocessing: an exclusion, or for each package an input or known scores."""
-
-    image: ImageReference
-    header: Dataset | None = None
-    exclusion: Exclusion | None = None
-    packages: tuple[ModelPackage, ...] = ()
-    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)  # by package digest
-    known: KnownScores = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Analyzed:
-    """An image's analysis, and the scores before calibration that are worth keeping."""
+    """An image's analysis, and the scores before calibration that are worth keeping. `prepared` has no inputs any more:
+    they are large, and a study may have thousands."""
 
     prepared: Prepared
     analysis: ImageAnalysis
@@ -89,25 +77,14 @@ class Analyzer:
             package.manifest.name: self._engines[package.digest].device for package in (*self.packages, *self.shadow)
         }
 
-    def prepare(self, files: Iterable[tuple[Path, ImageReference, KnownScores]]) -> list[Prepared]:
-        """Gate and decode, two images at a time; the order is kept."""
-        return list(self._pool.map(lambda item: self._prepare(*item), files))
+    def gate(self, *, full_decode: bool = False, told: Sequence[str] = ()) -> Gate:
+        """Return what decides over images that these packages are to look at."""
+        return Gate(self.profile, (*self.packages, *self.shadow), full_decode, tuple(told))
 
-    def _prepare(self, path: Path, image: ImageReference, known: KnownScores) -> Prepared:
-        try:
-            header = read_header(path)
-        except UnreadableDataset as error:
-            return Prepared(image, exclusion=Exclusion("unreadable-dataset", str(error)))
-        routed = admit(header, self.profile, (*self.packages, *self.shadow))
-        if isinstance(routed, Exclusion):
-            return Prepared(image, header, routed)
-        if all(package.digest in known for package in routed.packages):
-            return Prepared(image, header, None, routed.packages, known=known, notes=routed.notes)
-        try:
-            radiograph = radiograph_from_dicom_file(path)
-        except UnreadablePixels as error:
-            return Prepared(image, header, Exclusion("unreadable-pixels", str(error), "(7FE0,0010) Pixel Data"))
-        return prepare_radiograph(image, header, radiograph, routed)
+    def prepare(self, files: Iterable[tuple[Lent, ImageReference, KnownScores]]) -> list[Prepared]:
+        """Gate and decode in this process, two images at a time; the order is kept."""
+        gate = self.gate()
+        return list(self._pool.map(lambda item: prepare_lent(gate, Wanted(*item)), files))
 
     def prepare_picture(self, radiograph: Radiograph, package: ModelPackage) -> Prepared:
         """Take a picture without a header to one package; only the pixels are looked at."""
@@ -128,6 +105,7 @@ class Analyzer:
         return [self._analyzed(item, scores) for item, scores in zip(prepared, raw, strict=True)]
 
     def _analyzed(self, item: Prepared, raw: dict[str, dict[str, float]]) -> Analyzed:
+        item = replace(item, inputs={})
         if item.exclusion is not None:
             return Analyzed(item, ImageAnalysis(item.image, exclusion=item.exclusion))
         merged = {**item.known, **raw}
@@ -145,20 +123,13 @@ class Analyzer:
         return Analyzed(item, ImageAnalysis(item.image, scores=scores, notes=item.notes), shadow, raw)
 
 
-def admit(header: Dataset, profile: Profile, packages: Sequence[ModelPackage]) -> Route | Exclusion:
-    """Return which packages an image goes to by its header, or why to none: acceptance rules first, then routing."""
-    return judge_header(header, profile) or route(header, profile, packages)
-
-
-def prepare_radiograph(
-    image: ImageReference, header: Dataset | None, radiograph: Radiograph, routed: Route
-) -> Prepared:
-    """Hold the pixels against what a chest looks like, and make the inputs of the packages it goes to."""
-    exclusion = implausible(radiograph)
-    if exclusion is not None:
-        return Prepared(image, header, exclusion)
-    inputs = {package.digest: preprocess(radiograph, package.manifest.preprocess) for package in routed.packages}
-    return Prepared(image, header, None, routed.packages, inputs, notes=routed.notes)
+def prepare_lent(gate: Gate, wanted: Wanted) -> Prepared:
+    """As `prepare_file`, of a file that has to be lent first; one whose bytes are gone or altered is excluded."""
+    try:
+        with opened(wanted.file) as path:
+            return prepare_file(gate, path, wanted)
+    except UnreadableDataset as error:
+        return Prepared(wanted.image, exclusion=Exclusion("unreadable-dataset", str(error)))
 
 
 def scores_of(package: ModelPackage, raw: Mapping[str, float]) -> Iterable[Score]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from cxr_node.analyze.analyzer import Analyzer, Prepared
+from cxr_node.analyze.analyzer import Analyzer
 from cxr_node.analyze.apart import Apart, CallFailed
 from cxr_node.analyze.look import NOWHERE, Looked, look
+from cxr_node.analyze.prepare import Prepared
 from cxr_node.clock import utc_now
 from cxr_node.findings import Exclusion, ImageAnalysis
 from cxr_node.inference import ModelPackage
@@ -23,6 +24,7 @@ class Drops:
     def __init__(self, settings: Settings, database: Database, analyzer: Callable[[], Analyzer]) -> None:
         self._database = database
         self._profile = settings.node.profile
+        self._full_decode = settings.analyze.full_decode
         self._folder = DropFolder(settings.data_dir / "drops")
         self._analyzer = analyzer
         self._look = Apart(look_at)
@@ -42,7 +44,7 @@ class Drops:
         packages = (*analyzer.packages, *analyzer.shadow)
         population, traced = str(drop.options.get("population") or ""), drop.purpose == "rules"
         try:
-            looked: Looked = self._look(path, preview, population, self._profile, packages, traced)
+            looked: Looked = self._look(path, preview, population, self._profile, packages, traced, self._full_decode)
         except CallFailed as error:
             values: dict[str, Any] = {"state": FAILED, "reason": str(error)}
         else:
@@ -73,9 +75,19 @@ class Drops:
         self._look.close()
 
 
-def look_at(path: Any, preview: Any, population: str, profile: Any, packages: Any, traced: bool) -> Looked:
+def look_at(
+    path: Any, preview: Any, population: str, profile: Any, packages: Any, traced: bool, full_decode: bool
+) -> Looked:
     """As `look`, by position."""
-    return look(path, preview, population=population, profile=profile, packages=packages, traced=traced)
+    return look(
+        path,
+        preview,
+        population=population,
+        profile=profile,
+        packages=packages,
+        traced=traced,
+        full_decode=full_decode,
+    )
 
 
 def _result(looked: Looked, analysis: ImageAnalysis, *, shows_numbers: bool) -> dict[str, Any]:

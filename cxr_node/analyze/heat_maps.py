@@ -13,6 +13,7 @@ import numpy as np
 
 from cxr_node.analyze.acceptance import Profile
 from cxr_node.analyze.analyzer import Analyzed, Analyzer
+from cxr_node.analyze.prepare import Lent, opened
 from cxr_node.errors import CxrNodeError
 from cxr_node.findings import Score
 from cxr_node.imaging import preprocess, radiograph_from_dicom_file
@@ -37,7 +38,7 @@ class HeatMaps:
 def heat_maps(
     analyzer: Analyzer,
     analyzed: Sequence[Analyzed],
-    paths: Sequence[Path],
+    files: Sequence[Lent],
     *,
     profile: Profile,
     kinds: Collection[str],
@@ -46,18 +47,19 @@ def heat_maps(
 
     Parameters
     ----------
-    paths : of the images' files, in the order of `analyzed`
+    files : the images, in the order of `analyzed`
     kinds : of objects that some destination is sent
     """
     if profile != "research" or not SHOWN_IN.intersection(kinds):
         return HeatMaps()
-    flagged = [(item, path, score) for item, path in zip(analyzed, paths, strict=True) if (score := _highest(item))]
+    flagged = [(item, lent, score) for item, lent in zip(analyzed, files, strict=True) if (score := _highest(item))]
     maps: dict[str, np.ndarray] = {}
     radiographs: dict[str, np.ndarray] = {}
-    for item, path, score in sorted(flagged, key=lambda found: -found[2].probability)[:MOST_IMAGES]:
+    for item, lent, score in sorted(flagged, key=lambda found: -found[2].probability)[:MOST_IMAGES]:
         uid = item.prepared.image.sop_instance_uid
         try:
-            made = _made(analyzer, item, path, score)
+            with opened(lent) as path:
+                made = _made(analyzer, item, path, score)
         except (CxrNodeError, OSError) as error:
             log.warning("heat_map_not_made", sop_instance_uid=uid, error_type=type(error).__name__)
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from cxr_node.analyze.acceptance import Profile, shown, trace_header
-from cxr_node.analyze.analyzer import Prepared, admit, prepare_radiograph
+from cxr_node.analyze.prepare import PIXEL_DATA, Prepared, admit, prepare_radiograph, radiograph_for
 from cxr_node.analyze.routing import Route, age_at_study, route, route_stated
 from cxr_node.errors import UnreadableDataset, UnreadablePixels
 from cxr_node.findings import Exclusion, ImageReference
@@ -21,10 +21,9 @@ from cxr_node.imaging import (
     Radiograph,
     implausible,
     is_picture,
-    radiograph_from_dicom_file,
     radiograph_from_picture_file,
-    read_header,
 )
+from cxr_node.imaging.opened import open_image
 from cxr_node.inference import ModelPackage
 
 LONGEST_SIDE = 640  # of a preview, in pixels
@@ -58,6 +57,7 @@ def look(
     profile: Profile,
     packages: Sequence[ModelPackage],
     traced: bool = False,
+    full_decode: bool = False,
 ) -> Looked:
     """Return what the file is and whether a model may look at it; write its preview where the pixels decode.
 
@@ -68,7 +68,7 @@ def look(
     """
     if is_picture(path):
         return _look_at_picture(path, preview, population, packages)
-    return _look_at_dataset(path, preview, profile, packages, traced)
+    return _look_at_dataset(path, preview, profile, packages, traced, full_decode)
 
 
 def _look_at_picture(path: Path, preview: Path, population: str, packages: Sequence[ModelPackage]) -> Looked:
@@ -90,28 +90,32 @@ def _look_at_picture(path: Path, preview: Path, population: str, packages: Seque
 
 
 def _look_at_dataset(
-    path: Path, preview: Path, profile: Profile, packages: Sequence[ModelPackage], traced: bool
+    path: Path, preview: Path, profile: Profile, packages: Sequence[ModelPackage], traced: bool, full_decode: bool
 ) -> Looked:
     try:
-        header = read_header(path)
+        found = open_image(path)
     except UnreadableDataset as error:
         if _is_part_10(path):
             return Looked("", Exclusion("unreadable-dataset", str(error)))
         return Looked("", NOT_AN_IMAGE)
+    header = found.header
     if not header.get("SOPClassUID") and not _is_part_10(path):
         return Looked("", NOT_AN_IMAGE)  # almost any bytes read as some element
     routed = admit(header, profile, packages)
     radiograph, undecoded = None, ""
     try:
         # Also where a rule objects: a person believes what they can see.
-        radiograph = radiograph_from_dicom_file(path)
+        if isinstance(routed, Exclusion):
+            radiograph = found.radiograph()
+        else:
+            radiograph = radiograph_for(found, routed, full_decode=full_decode)
         _write_preview(radiograph, preview)
     except UnreadablePixels as error:
         undecoded = str(error)
     if isinstance(routed, Exclusion):
         prepared = Prepared(NOWHERE, exclusion=routed)
     elif radiograph is None:
-        prepared = Prepared(NOWHERE, exclusion=Exclusion("unreadable-pixels", undecoded, "(7FE0,0010) Pixel Data"))
+        prepared = Prepared(NOWHERE, exclusion=Exclusion("unreadable-pixels", undecoded, PIXEL_DATA))
     else:
         prepared = prepare_radiograph(NOWHERE, header, radiograph, routed)
     return Looked(

@@ -11,10 +11,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from cxr_node import metrics
 from cxr_node.analyze.analyzer import Analyzer
 from cxr_node.clock import utc_now
 from cxr_node.errors import PackageError
-from cxr_node.inference import Engine, ModelPackage, check_golden, find_package, package_folders
+from cxr_node.inference import GOLDEN, Engine, ModelPackage, check_golden, find_package, package_folders
+from cxr_node.inference.devices import cores
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
 from storage import Database, Doorbell, audit, model_changes
@@ -24,9 +26,13 @@ from storage.model_changes import Chosen, Effective
 log = get_logger("analyze")
 
 TOPIC = "models"
-LOOK_EVERY_S = 5.0  # the bell is heard on this host only
+LOOK_EVERY_S = 5.0  # a ring may be lost
 LOADED = "models_loaded"
 NOT_LOADED = "models_not_loaded"
+
+LOADING = "loading models"
+# Of what an engine tells, the rest is an alarm: it serves otherwise than it was meant to.
+_PROGRESS = frozenset({"package_conversion_started", "package_converted"})
 
 
 class Models:
@@ -46,6 +52,12 @@ class Models:
         self._now = now
         self._analyzer: Analyzer | None = None
         self._tried: Effective | None = None
+        self._converting = ""
+
+    @property
+    def doing(self) -> str:
+        """What is done before studies can be analysed, for who asks why they wait."""
+        return f"converting {self._converting} for this computer, once" if self._converting else LOADING
 
     def analyzer(self) -> Analyzer:
         """Return the analyzer in use; `load` comes first."""
@@ -58,16 +70,20 @@ class Models:
         Raises
         ------
         PackageError
-            A package is missing, altered, or not the one that was confirmed: the stage refuses to serve.
+            A package is missing, altered, not the one that was confirmed, or gives other scores than it was released
+            with: the stage refuses to serve.
         """
         wanted = self._wanted()
         self._tried = wanted
         try:
             analyzer = self._make(self._packages(wanted.active), self._packages(wanted.shadow))
+            analyzer.warm()
+            for package in (*analyzer.packages, *analyzer.shadow):
+                if GOLDEN in package.manifest.files:
+                    check_golden(package, analyzer.engine(package))
         except PackageError as error:
             self._refuse(str(error), is_serving=False)
             raise
-        analyzer.warm()
         self._analyzer = analyzer
         self._tell(LOADED, _named(analyzer))
 
@@ -105,7 +121,7 @@ class Models:
 
     def watch(self, stop: threading.Event) -> None:
         """Look for changes until `stop` is set: when the bell rings, and now and then."""
-        bell = Doorbell(self._settings.data_dir / "run").listen(TOPIC)
+        bell = Doorbell(self._settings.data_dir / "run", self._database).listen(TOPIC)
         try:
             while not stop.is_set():
                 bell.wait(LOOK_EVERY_S)
@@ -131,7 +147,17 @@ class Models:
         def engine(package: ModelPackage, **options: Any) -> Engine:
             if loaded is not None and package.digest in known:
                 return loaded.engine(package)
-            return self._engine(package, **options)
+            analyze = self._settings.analyze
+            # Workers share the processor's cores: more threads than cores only take turns.
+            threads = max(1, cores() // (analyze.workers if isinstance(analyze.workers, int) else 1))
+            return self._engine(
+                package,
+                choice=analyze.engine,
+                batch=analyze.batch_size,
+                threads=threads,
+                report=self._report,
+                **options,
+            )
 
         return Analyzer(
             active,
@@ -140,6 +166,16 @@ class Models:
             cache_dir=self._settings.data_dir / "cache",
             engine=engine,
         )
+
+    def _report(self, event: str, **detail: Any) -> None:
+        """Take what an engine tells: how far a conversion is, or that it serves otherwise than it was meant to."""
+        if event == "package_conversion_started":
+            self._converting = str(detail["package"])
+        elif event == "package_converted":
+            self._converting = ""
+        else:
+            metrics.ENGINE_TROUBLES.labels(event).inc()
+        (log.info if event in _PROGRESS else log.error)(event, **detail)
 
     def _refuse(self, reason: str, *, is_serving: bool = True) -> None:
         detail = {"reason": reason, "serving": is_serving}

@@ -67,7 +67,8 @@ class Overlays:
         heat_maps.fail(connection, int(job.key), reason)
 
     def _made(self, analyzer: Analyzer, package: ModelPackage, image: str, finding: str) -> bytes | None:
-        radiograph = radiograph_from_dicom_file(self._files.path(image))
+        with self._files.local(image) as path:
+            radiograph = radiograph_from_dicom_file(path)
         scale = min(1.0, LONGEST_SIDE / max(radiograph.rows, radiograph.columns))
         found = occlusion_sensitivity(
             analyzer.engine(package).scores,

@@ -18,7 +18,9 @@ from cxr_node.analyze.drops import Drops
 from cxr_node.analyze.overlay import Overlays
 from cxr_node.settings import Settings
 from cxr_node.work import Outcome, Worker
+from cxr_node.work.owner import owner
 from storage import Database, Doorbell, InstanceFiles
+from storage.drops import KIND, kind_here
 from storage.heat_maps import HEAT_MAP
 from storage.jobs import Job
 
@@ -62,13 +64,14 @@ def _heat_maps(bench: Bench) -> SideKind:
 
 
 # Job kind → how it is done. Written out: this is the whole list.
-SIDE: Mapping[str, Callable[[Bench], SideKind]] = {"drop": _drops, HEAT_MAP: _heat_maps}
+SIDE: Mapping[str, Callable[[Bench], SideKind]] = {KIND: _drops, HEAT_MAP: _heat_maps}
 
 
 @contextlib.contextmanager
 def side_work(bench: Bench, stop: threading.Event) -> Iterator[None]:
     """Run a worker of all side kinds in a thread for the block; it ends with `stop`, which the block's end sets."""
-    kinds = {kind: make(bench) for kind, make in SIDE.items()}
+    here = {KIND: kind_here(bench.database, bench.settings.data_dir / "run")}
+    kinds = {here.get(kind, kind): make(bench) for kind, make in SIDE.items()}
 
     def handle(claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         for job in claimed:
@@ -76,11 +79,11 @@ def side_work(bench: Bench, stop: threading.Event) -> Iterator[None]:
 
     worker = Worker(
         database=bench.database,
-        doorbell=Doorbell(bench.settings.data_dir / "run"),
+        doorbell=Doorbell(bench.settings.data_dir / "run", bench.database),
         kinds=tuple(kinds),
         topic=TOPIC,
         handle=handle,
-        owner=f"analyze:{os.getpid()}:side",
+        owner=owner(bench.settings.data_dir, "analyze", "side"),
         max_attempts=lambda job: ATTEMPTS,
         on_failed=lambda connection, job, reason: kinds[job.kind].on_failed(connection, job, reason),
     )

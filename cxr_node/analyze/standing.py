@@ -10,10 +10,10 @@ _WITHIN_S = 3.0  # a driver that hangs must not take the sign of life with it
 _QUERY = ("--query-gpu=name,memory.used,memory.total", "--format=csv,noheader,nounits")
 
 
-def standing(analyzer: Analyzer | None) -> dict[str, Any]:
-    """Return it as JSON; None while the models are loaded."""
+def standing(analyzer: Analyzer | None, doing: str = "loading models") -> dict[str, Any]:
+    """Return it as JSON; None while the models are loaded, then `doing` says how far that is."""
     if analyzer is None:
-        return {"state": "loading models", "models": [], "gpus": gpus()}
+        return {"state": doing, "models": [], "gpus": gpus()}
     devices = analyzer.devices()
     models = [
         {
@@ -21,6 +21,8 @@ def standing(analyzer: Analyzer | None) -> dict[str, Any]:
             "version": package.manifest.version,
             "digest": package.digest,
             "device": devices[package.manifest.name],
+            "engine": analyzer.engine(package).name,
+            "trouble": analyzer.engine(package).trouble,
             "role": role,
         }
         for role, packages in (("active", analyzer.packages), ("shadow", analyzer.shadow))

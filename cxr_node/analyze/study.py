@@ -1,9 +1,11 @@
 """One study: what is known of it, and what came of its images."""
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -11,14 +13,17 @@ from pydicom.dataset import Dataset
 from sqlalchemy.engine import Connection
 
 from cxr_node.analyze.acceptance import Profile
-from cxr_node.analyze.analyzer import Analyzed, KnownScores
+from cxr_node.analyze.analyzer import Analyzed
+from cxr_node.analyze.prepare import KnownScores
 from cxr_node.analyze.record import to_json
 from cxr_node.clock import utc_now
+from cxr_node.errors import UnreadableDataset
 from cxr_node.findings import Exclusion, ImageAnalysis, ImageReference, StudyOutcome
 from cxr_node.findings.priority import rank_of
 from cxr_node.imaging import are_of_one_patient, is_image
 from cxr_node.reporting import BUILDERS, Device, Material
 from storage import Database, InstanceFiles, deliveries, instances, manifests, orders, results, studies
+from storage.errors import BytesAltered, BytesMissing
 from storage.instances import Instance
 from storage.jobs import Job
 from storage.manifests import Awaited
@@ -68,15 +73,14 @@ def load_study(database: Database, files: InstanceFiles, job: Job) -> OpenStudy 
             if is_image(item.sop_class_uid) and item.sop_instance_uid not in own
         ]
         known: dict[int, dict[str, dict[str, float]]] = {}
-        for item in kept:
-            for prediction in results.predictions(connection, item.id):
-                by_digest = known.setdefault(item.id, {}).setdefault(prediction.model_digest, {})
-                by_digest[prediction.finding] = prediction.score
+        for prediction in results.predictions_of_study(connection, job.key):
+            by_digest = known.setdefault(prediction.instance_id, {}).setdefault(prediction.model_digest, {})
+            by_digest[prediction.finding] = prediction.score
         current = results.current(connection, job.key)
         was_flagged = any(result.flagged for result in results.revisions(connection, job.key))
         sent = _last_delivered(connection, job.key)
         awaited = manifests.awaited(connection, job.key)
-    held = [item for item in kept if files.path(item.location).exists()]
+    held = [item for item in kept if files.exists(item.location)]
     return OpenStudy(
         job=job,
         study=study,
@@ -88,6 +92,22 @@ def load_study(database: Database, files: InstanceFiles, job: Job) -> OpenStudy 
         was_flagged=was_flagged,
         awaited=awaited,
     )
+
+
+@contextlib.contextmanager
+def lent(files: InstanceFiles, location: str) -> Iterator[Path]:
+    """Lend the path of an instance.
+
+    Raises
+    ------
+    UnreadableDataset
+        The bytes are gone, or were altered: this image has no result, the others of its study have.
+    """
+    try:
+        with files.local(location) as path:
+            yield path
+    except (BytesMissing, BytesAltered) as error:
+        raise UnreadableDataset(str(error)) from error
 
 
 def _last_delivered(connection: Connection, study_instance_uid: str) -> dict[str, str]:

@@ -62,6 +62,45 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--round-trip", action="store_true", help="send a drawn study through the running node as well")
     doctor.set_defaults(handler="doctor:doctor")
 
+    alive = commands.add_parser("alive", help="whether a stage on this host gives signs of life")
+    alive.add_argument("stage", choices=STAGES)
+    alive.add_argument("--within", type=float, default=60.0, metavar="S", help="seconds since the last sign")
+    alive.set_defaults(handler="alive:alive")
+
+    backup = commands.add_parser("backup", help="save the node while it runs; `backup verify DIR` reads a backup whole")
+    backup.add_argument(
+        "words", nargs="*", metavar="DIR", help="folder of backups; upkeep.backup_dir where none is named"
+    )
+    backup.add_argument("--with-bytes", action="store_true", help="also copy the bytes that lie in an object store")
+    backup.set_defaults(handler="backup:backup")
+    restore = commands.add_parser("restore", help="put a backup back into an empty place")
+    restore.add_argument("folder", type=Path, metavar="DIR", help="a backup, or a folder of backups: the newest")
+    restore.set_defaults(handler="backup:put_back")
+
+    keys = commands.add_parser("keys", help="keys that instances are encrypted with at rest")
+    keys_commands = keys.add_subparsers(dest="keys_command", required=True, metavar="COMMAND")
+    keys_commands.add_parser("new", help="add a key to the key file, and make the file").set_defaults(
+        handler="keys:new"
+    )
+    keys_commands.add_parser("list", help="every key with the number of files").set_defaults(handler="keys:show")
+    rotate = keys_commands.add_parser("rotate", help="seal with the newest key from now on, and wrap all files anew")
+    rotate.add_argument("--to", metavar="ID", help="another key than the newest")
+    rotate.set_defaults(handler="keys:rotate")
+
+    export = commands.add_parser("export", help="write studies without identity, for research (PS3.15 Annex E)")
+    chosen = export.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--study", action="append", default=[], metavar="UID", help="may be repeated")
+    chosen.add_argument(
+        "--since", type=datetime.fromisoformat, metavar="TIME", help="studies received since; UTC without an offset"
+    )
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="an empty folder, or a new one")
+    export.add_argument("--keep-dates-shifted", action="store_true", help="keep dates, moved by days that nobody knows")
+    export.add_argument("--allow-burned-in", action="store_true", help="also images that may show text in their pixels")
+    export.add_argument(
+        "--key", type=Path, metavar="FILE", help="key of the pseudonyms; data_dir/export.key, made at first use"
+    )
+    export.set_defaults(handler="export:export")
+
     config = commands.add_parser("config", help="look at the configuration")
     config_commands = config.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
     check = config_commands.add_parser("check", help="read node.toml and say what is wrong with it")
@@ -117,6 +156,19 @@ def build_parser() -> argparse.ArgumentParser:
     revoke.add_argument("name", metavar="NAME")
     revoke.set_defaults(handler="token:revoke")
 
+    audit = commands.add_parser("audit", help="the audit trail: verify it, print its end, cut off its beginning")
+    audit_commands = audit.add_subparsers(dest="audit_command", required=True, metavar="COMMAND")
+    verify = audit_commands.add_parser("verify", help="say whether it is what was sealed, and where it is not")
+    verify.add_argument("--head", default="", metavar="DIGEST", help="a digest of `audit head` that was kept elsewhere")
+    verify.set_defaults(handler="audit:verify")
+    audit_commands.add_parser("head", help="print the digest of its end").set_defaults(handler="audit:head")
+    cut = audit_commands.add_parser("cut", help="move what is old to a file")
+    cut.add_argument(
+        "--before", required=True, type=datetime.fromisoformat, metavar="DAY", help="what was sealed before"
+    )
+    cut.add_argument("--to", required=True, type=Path, metavar="FILE", help="a new file, one JSON object a line")
+    cut.set_defaults(handler="audit:cut")
+
     feedback = commands.add_parser("feedback", help="what readers said of results")
     feedback_commands = feedback.add_subparsers(dest="feedback_command", required=True, metavar="COMMAND")
     export = feedback_commands.add_parser("export", help="write it as CSV")
@@ -154,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     arguments.config = find_config(arguments.config)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.umask(0o077)  # what the node makes holds patients: database, images, logs, backups
     try:
         settings: Settings = load_settings(arguments.config)
         module, _, function = arguments.handler.partition(":")
@@ -165,8 +218,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CxrNodeError, StorageError) as error:
         print(f"cxr-node {arguments.command}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_FAILED
     except BrokenPipeError:
         sys.stderr.close()
+        return EXIT_FAILED
+    except Exception as error:  # the database's only; its library is loaded by the commands that need it
+        if not type(error).__module__.startswith("sqlalchemy."):
+            raise
+        told = type(getattr(error, "orig", None) or error).__name__  # its message may quote what was to be written
+        print(f"cxr-node {arguments.command}: the database does not answer, or refuses: {told}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
         return EXIT_FAILED

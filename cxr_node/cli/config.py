@@ -2,6 +2,7 @@
 
 import argparse
 
+from cxr_node.cli import closed
 from cxr_node.cli.destination import address_of
 from cxr_node.deliver.hl7_template import load_template
 from cxr_node.errors import SettingsError
@@ -18,19 +19,22 @@ def check(settings: Settings, arguments: argparse.Namespace) -> int:
     PackageError
         A model named in the file is missing or altered.
     SettingsError
-        An HL7 template cannot be used, or the worklist would be open to other machines.
+        An HL7 template or a TLS file cannot be used, or the worklist would be open to other machines.
     """
     check_openness(settings.worklist)
+    told = closed.tls(settings)
     _check_provider(settings)
     print(f"{arguments.config or 'built-in defaults'}: valid")
     print(f"profile       {settings.node.profile}")
     print(f"data          {settings.data_dir}")
+    print(f"TLS           {told}")
     receive = settings.receive
     print(
         f"receives as   {receive.ae_title} on {receive.host}:{receive.port}{' with TLS' if receive.tls.enabled else ''}"
     )
     for caller in settings.caller:
-        print(f"  caller      {caller.ae_title} from {', '.join(caller.hosts)}")
+        shows = f" with certificate {caller.certificate}" if caller.certificate else ""
+        print(f"  caller      {caller.ae_title} from {', '.join(caller.hosts)}{shows}")
     for name in (*settings.analyze.models, *settings.analyze.shadow):
         package = find_package(name, package_folders(settings.data_dir))
         shadow = " (shadow: never reported)" if name in settings.analyze.shadow else ""
@@ -47,7 +51,7 @@ def check(settings: Settings, arguments: argparse.Namespace) -> int:
     provider = f", or at {worklist.oidc.issuer}" if worklist.oidc.issuer else ""
     reading = "; anybody on this machine reads" if worklist.require_token == "never" else ""
     print(f"sign-in       with a password of this node{provider}{reading}")
-    print(f"worklist      http://{worklist.host}:{worklist.port}/")
+    print(f"worklist      {closed.web_url(settings, worklist.host)}/")
     print(
         f"              {worklist.dicom_ae_title} on {worklist.dicom_host}:{worklist.dicom_port} "
         "(UPS and Modality Worklist)"

@@ -6,6 +6,7 @@ The demonstration PACS is a Storage SCP on loopback in this process; it keeps wh
 import argparse
 import json
 import queue
+import ssl
 import sys
 import threading
 import time
@@ -19,12 +20,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 from pynetdicom import AE, evt
 
+from cxr_node.cli.closed import web_url
 from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.cli.send import Peer, send_files
 from cxr_node.cli.serve import Supervisor
 from cxr_node.cli.user import open_database
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError, Unreachable
+from cxr_node.fetch.own import tls_of_listener
 from cxr_node.log import configure_logging
 from cxr_node.reporting import render_text
 from cxr_node.settings import Settings
@@ -33,7 +36,7 @@ from cxr_node.worklist.web.accounts import people
 from storage import Database, studies
 from storage.studies import Study
 
-START_WITHIN_S = 120.0
+START_WITHIN_S = 600.0  # the first start converts the models
 ANSWER_WITHIN_S = 120.0
 PACS_AE_TITLE = "DEMO_PACS"
 
@@ -107,7 +110,7 @@ def _tell_first_admin(settings: Settings) -> None:
     with open_database(settings) as database:
         password = people.first_admin(database, now=utc_now())
     if password:
-        _say(people.first_admin_told(password, worklist.public_url or f"http://{worklist.host}:{worklist.port}/"))
+        _say(people.first_admin_told(password, worklist.public_url or f"{web_url(settings, worklist.host)}/"))
 
 
 def _supervise(supervisor: Supervisor, stop: threading.Event, failures: "queue.Queue[BaseException]") -> None:
@@ -142,7 +145,7 @@ def _show(
         paths.append(folder / f"{dataset.AccessionNumber}.dcm")
         dataset.save_as(paths[-1], enforce_file_format=True)
     peer = Peer(receive.ae_title, "127.0.0.1" if receive.host == "0.0.0.0" else receive.host, receive.port)
-    if not _send(paths, peer, stop):
+    if not _send(paths, peer, tls_of_listener(settings), stop):
         _say(f"the node did not start: {failures.get() if not failures.empty() else f'see {log_path}'}")
         return 1
     _say(f"sent two drawn chest studies by C-STORE to {peer.ae_title} at {peer.host}:{peer.port}")
@@ -167,17 +170,17 @@ def _show(
     _say()
     _say("The studies are drawings: what a model says of them means nothing.")
     signs_in = "" if worklist.require_token == "never" else "   sign in as admin, or with another login of yours"
-    _say(f"worklist   http://{worklist.host}:{worklist.port}/{signs_in}")
+    _say(f"worklist   {web_url(settings, worklist.host)}/{signs_in}")
     _say(f"DICOM in   {receive.ae_title}@{receive.host}:{receive.port}")
     _say(f"worklists  {worklist.dicom_ae_title}@{worklist.dicom_host}:{worklist.dicom_port} (UPS, Modality Worklist)")
     return 0
 
 
-def _send(paths: Sequence[Path], peer: Peer, stop: threading.Event) -> bool:
+def _send(paths: Sequence[Path], peer: Peer, context: ssl.SSLContext | None, stop: threading.Event) -> bool:
     deadline = time.monotonic() + START_WITHIN_S
     while not stop.is_set() and time.monotonic() < deadline:
         try:
-            answers = list(send_files(paths, peer, "DEMO_PACS"))
+            answers = list(send_files(paths, peer, "DEMO_PACS", context))
         except Unreachable:
             stop.wait(0.25)
             continue

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from cxr_node.access import shown_url
 from cxr_node.clock import utc_now
 from cxr_node.deliver import DESTINATIONS, Shelf
 from cxr_node.errors import SettingsError
 from cxr_node.settings import Destination, Settings
-from storage import Database, Doorbell, InstanceFiles, deliveries, destination_states, lanes
+from cxr_node.work.files import instance_files
+from storage import Database, Doorbell, deliveries, destination_states, lanes
 from storage.destination_states import Counts, DestinationState
 
 
@@ -50,9 +52,10 @@ def pause(settings: Settings, arguments: argparse.Namespace) -> int:
 def resume(settings: Settings, arguments: argparse.Namespace) -> int:
     """Have its lane go on."""
     name = _named(settings, arguments.name).name
-    with _opened(settings) as database, database.begin() as connection:
-        was_paused = lanes.resume(connection, name, by=_who(), now=utc_now())
-    _ring(settings)
+    with _opened(settings) as database:
+        with database.begin() as connection:
+            was_paused = lanes.resume(connection, name, by=_who(), now=utc_now())
+        _ring(settings, database)
     print(f"{name}: resumed" if was_paused else f"{name}: was not paused; what waits there is tried at once")
     return 0
 
@@ -66,7 +69,7 @@ def resend(settings: Settings, arguments: argparse.Namespace) -> int:
             said, status = f"{name}: {number} failed {'delivery' if number == 1 else 'deliveries'} sent again", 0
         else:
             said, status = _resend_one(database, name, arguments.delivery)
-    _ring(settings)
+        _ring(settings, database)
     print(said)
     return status
 
@@ -84,7 +87,7 @@ def trouble_with(settings: Settings, destination: Destination) -> str:
     """Return what would keep results from getting there, in a sentence; empty where nothing does."""
     database = Database(settings.database_url)
     try:
-        shelf = Shelf(database, InstanceFiles(settings.instances_dir))
+        shelf = Shelf(database, instance_files(settings))
         return DESTINATIONS[destination.kind](destination, settings=settings, shelf=shelf).test()
     finally:
         database.dispose()
@@ -93,7 +96,7 @@ def trouble_with(settings: Settings, destination: Destination) -> str:
 def address_of(destination: Destination) -> str:
     """Return where it is, in the form of its kind."""
     if destination.path or destination.url:
-        return destination.path or destination.url
+        return destination.path or shown_url(destination.url)
     place = f"{destination.host}:{destination.port}"
     return f"{destination.ae_title}@{place}" if destination.ae_title.strip() else place
 
@@ -139,9 +142,9 @@ def _who() -> str:
         return "command line"
 
 
-def _ring(settings: Settings) -> None:
+def _ring(settings: Settings, database: Database) -> None:
     for topic in ("deliver", "worklist"):
-        Doorbell(settings.data_dir / "run").ring(topic)
+        Doorbell(settings.data_dir / "run", database).ring(topic)
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import argparse
 import shutil
 import socket
+import ssl
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -16,17 +18,22 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from cxr_node.cli import closed
 from cxr_node.cli.destination import trouble_with
 from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.cli.send import Peer, send_files
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
-from cxr_node.inference import Engine, find_package, golden_difference, package_folders
+from cxr_node.fetch.own import tls_of_listener
+from cxr_node.inference import Engine, ModelPackage, find_package, golden_difference, package_folders
 from cxr_node.inference.package import GOLDEN_TOLERANCE
 from cxr_node.requestor import associate
 from cxr_node.settings import Destination, Settings
+from cxr_node.upkeep.backup import standing
+from cxr_node.work.files import instance_files
 from storage import Database, commitments, model_changes, studies
 from storage.errors import StorageError
+from storage.object_store import ObjectStore
 
 ROUND_TRIP_WITHIN_S = 60.0
 
@@ -89,25 +96,35 @@ def _wanted(settings: Settings) -> list[str]:
     return [chosen.name for chosen in (*wanted.active, *wanted.shadow)]
 
 
+def _engine(settings: Settings, package: ModelPackage) -> Engine:
+    return Engine(package, cache_dir=settings.data_dir / "cache", choice=settings.analyze.engine)
+
+
 def _golden(settings: Settings) -> str:
     worst = 0.0
     for name in _wanted(settings):
         package = find_package(name, package_folders(settings.data_dir))
-        difference = golden_difference(package, Engine(package, cache_dir=settings.data_dir / "cache"))
+        difference = golden_difference(package, _engine(settings, package))
         if difference > GOLDEN_TOLERANCE:
             raise Unwell(f"{name}: golden scores differ by {difference:.2g}, more than {GOLDEN_TOLERANCE:g}")
         worst = max(worst, difference)
     return f"scores agree within {worst:.1g}"
 
 
-def _echo(ae_title: str, host: str, port: int) -> str:
+def _echo(ae_title: str, host: str, port: int, context: ssl.SSLContext | None = None) -> str:
     ae = AE(ae_title="CXR_DOCTOR")
     ae.add_requested_context(Verification)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     ae.connection_timeout = 5
-    association = associate(ae, host, port, ae_title=ae_title)
+    try:
+        tls_args = None if context is None else (context, host)
+        association = associate(ae, host, port, ae_title=ae_title, tls_args=tls_args)
+    except OSError as error:
+        raise Unwell(f"C-ECHO {ae_title} at {host}:{port}: {error.strerror or type(error).__name__}") from error
     if not association.is_established:
         why = "it refused the association" if association.is_rejected else "no answer"
+        if context is not None and not association.is_rejected:
+            why = "no answer; its own certificate must also be one that receive.tls.ca signed, for clients"
         raise Unwell(f"C-ECHO {ae_title} at {host}:{port}: {why}")
     status = association.send_c_echo()
     association.release()
@@ -130,13 +147,13 @@ def _receiver(settings: Settings) -> str:
     receive = settings.receive
     if not _listening(receive.host, receive.port):
         raise Unwell(f"nothing listens on {receive.host}:{receive.port}: is the node running?")
-    return _echo(receive.ae_title, _local(receive.host), receive.port)
+    return _echo(receive.ae_title, _local(receive.host), receive.port, tls_of_listener(settings))
 
 
 def _web(settings: Settings) -> str:
-    url = f"http://{_local(settings.worklist.host)}:{settings.worklist.port}/readyz"
+    url = f"{closed.web_url(settings, _local(settings.worklist.host))}/readyz"
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5, context=closed.web_context(settings)) as answer:
             return f"{url} answered {answer.status}"
     except urllib.error.HTTPError as error:
         raise Unwell(f"{url} answered {error.code}: {error.read(500).decode(errors='replace')}") from error
@@ -174,6 +191,33 @@ def _commitment(settings: Settings) -> str:
     return "everybody who asked can be reported to"
 
 
+def _bytes(settings: Settings) -> str:
+    files = instance_files(settings)
+    sealed = "not encrypted" if files.keys is None else f"sealed with {files.keys.current()[0]}"
+    if isinstance(files.store, ObjectStore):
+        files.store.check()
+        return f"{files.store.address} takes and gives back, {sealed}"
+    return f"{settings.instances_dir}, {sealed}"
+
+
+def _backup(settings: Settings) -> str:
+    if not settings.upkeep.backup_dir:
+        return "not set up here: save database and images by the means of the site"
+    database = Database(settings.database_url)
+    try:
+        if not database.is_current():
+            return "none yet"
+        found = standing(database)
+    finally:
+        database.dispose()
+    last = "none yet" if found.made_at is None else f"last {found.made_at.isoformat(timespec='minutes')}"
+    if found.is_failing:
+        raise Unwell(f"the last try failed, {last}: {found.reason}")
+    if found.made_at is not None and utc_now() - found.made_at > 2 * timedelta(hours=settings.upkeep.backup_every_h):
+        raise Unwell(f"{last}: no backup was made when it was due")
+    return last
+
+
 def _round_trip(settings: Settings) -> str:
     dataset = phantom_dataset(utc_now(), np.random.default_rng(), opacity=1.0, accession_number="DOCTOR")
     uid = str(dataset.StudyInstanceUID)
@@ -182,7 +226,8 @@ def _round_trip(settings: Settings) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "phantom.dcm"
         dataset.save_as(path, enforce_file_format=True)
-        for sent in send_files([path], Peer(receive.ae_title, _local(receive.host), receive.port), "CXR_DOCTOR"):
+        peer, context = Peer(receive.ae_title, _local(receive.host), receive.port), tls_of_listener(settings)
+        for sent in send_files([path], peer, "CXR_DOCTOR", context):
             if sent.status != 0:
                 raise Unwell(f"C-STORE of a drawn study was answered {sent.status}: {sent.reason}")
     database = Database(settings.database_url)
@@ -202,12 +247,16 @@ def doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     """Run the checks and print them."""
     checks: list[tuple[str, Check]] = [
         ("disk", _disk),
+        ("modes", closed.modes),
+        ("TLS", closed.tls),
         ("database", _database),
         ("models", _models),
         ("golden inputs", _golden),
         ("receiver", _receiver),
         ("worklist", _web),
         ("storage commitment", _commitment),
+        ("bytes", _bytes),
+        ("backup", _backup),
         *_destinations(settings),
     ]
     if arguments.round_trip:

@@ -1,8 +1,8 @@
 """`cxr-node predict`: the models on files, by the same gate and the same pixels as the node, without its storage."""
 
 import argparse
+import functools
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cxr_node.cli.send import files_of
 from cxr_node.errors import CxrNodeError, UnreadablePixels
 from cxr_node.findings import Exclusion, ImageReference
 from cxr_node.imaging import is_picture, radiograph_from_picture_file
+from cxr_node.inference import Engine
 from cxr_node.log import configure_logging
 from cxr_node.settings import Settings
 
@@ -24,13 +25,18 @@ def predict(settings: Settings, arguments: argparse.Namespace) -> int:
     configure_logging("warning")
     names = (arguments.model,) if arguments.model else settings.analyze.models
     packages = load_packages(settings, names)
-    with tempfile.TemporaryDirectory() as folder:
-        cache = settings.data_dir / "cache" if (settings.data_dir / "cache").is_dir() else Path(folder)
-        analyzer = Analyzer(packages, profile=arguments.profile or settings.node.profile, cache_dir=cache)
-        count = 0
-        for line in _lines(analyzer, list(files_of(arguments.paths)), arguments.model):
-            count += 1
-            print(json.dumps(line, ensure_ascii=False) if arguments.json else _readable(line), flush=True)
+    cache = settings.data_dir / "cache"
+    analyzer = Analyzer(
+        packages,
+        profile=arguments.profile or settings.node.profile,
+        # Where no node has run, nothing is converted for one call: the engine takes what it can have at once.
+        cache_dir=cache if cache.is_dir() else None,
+        engine=functools.partial(Engine, choice=settings.analyze.engine),
+    )
+    count = 0
+    for line in _lines(analyzer, list(files_of(arguments.paths)), arguments.model):
+        count += 1
+        print(json.dumps(line, ensure_ascii=False) if arguments.json else _readable(line), flush=True)
     if not count:
         raise CxrNodeError("no file found in the paths given")
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,10 @@ class Sent:
     reason: str = ""
 
 
-def send_files(paths: Sequence[Path], peer: Peer, calling: str) -> Iterator[Sent]:
-    """Send the files over one association, yielding what became of each.
+def send_files(
+    paths: Sequence[Path], peer: Peer, calling: str, context: ssl.SSLContext | None = None
+) -> Iterator[Sent]:
+    """Send the files over one association, yielding what became of each; inside TLS with a `context`.
 
     Raises
     ------
@@ -85,7 +88,8 @@ def send_files(paths: Sequence[Path], peer: Peer, calling: str) -> Iterator[Sent
         ae.add_requested_context(kind[0], kind[1])
     if not kinds:
         return
-    association = associate(ae, peer.host, peer.port, ae_title=peer.ae_title)
+    tls_args = None if context is None else (context, peer.host)
+    association = associate(ae, peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls_args)
     if not association.is_established:
         why = "refused by the peer" if association.is_rejected else "no answer"
         raise Unreachable(f"no association with {peer.ae_title} at {peer.host}:{peer.port}: {why}")

@@ -1,6 +1,8 @@
 """The supervisor: every stage a process of its own, restarted when it dies, stopped together.
 
 It does no work itself. When a stage dies, the leases it held end at once, so that its jobs need not wait for them.
+A stage that was started and has not said anything yet is listed as starting: who asks whether the node is ready hears
+of it. A GPU that ends its worker again and again is given up, and the worker goes on with the CPU.
 """
 
 import argparse
@@ -14,27 +16,42 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from prometheus_client import multiprocess
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from cxr_node.cli.privilege import root_trouble
+from cxr_node.cli.service_manager import Watchdog, notify
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
+from cxr_node.inference.devices import GIVEN_UP, visible_gpus
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.settings import Settings
 from cxr_node.signals import stop_on_signals
-from storage import Database, Doorbell, jobs
+from cxr_node.work.heartbeat import READY, STARTING, process_name
+from cxr_node.work.owner import owners_of
+from storage import Database, Doorbell, heartbeats, jobs
 from storage.errors import StorageError
 
 log = get_logger("supervisor")
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 STOP_WITHIN_S = 8.0  # then SIGKILL; a service manager waits ten
 HEALTHY_AFTER_S = 60.0  # a stage that ran this long starts its backoff anew
 LONGEST_BACKOFF_S = 30.0
+LOOK_EVERY_S = 0.05
+LOOK_AGAIN_S = 1.0  # in the database, for stages that were slow to start
+# In the order in which somebody waits: a modality, a reader, a study. A turn ends when the first of it serves.
+TURNS = (("receive", "worklist"), ("analyze",), ("deliver", "orders"), ("upkeep",))
+TURN_S = 1.5  # or after so long: models that are converted first take a minute
+GPU_CRASHES = 3  # one after the other; a driver that aborts the process leaves nothing to catch
 
 
 class AlreadyRunning(CxrNodeError):
@@ -50,6 +67,7 @@ class Stage:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     deaths: int = 0
+    crashes: int = 0
     start_at: float = 0.0
 
     def died(self, now: float) -> float:
@@ -61,20 +79,29 @@ class Stage:
         self.start_at = now + wait
         return wait
 
+    def crashed(self, exit_status: int) -> str:
+        """Count a death by signal; return the GPU that is given up for it, empty where none is."""
+        self.crashes = self.crashes + 1 if exit_status < 0 and self.deaths > 0 else 0
+        gpu = self.environment.get(VISIBLE, "")
+        if self.crashes < GPU_CRASHES or not gpu or GIVEN_UP in self.environment:
+            return ""
+        self.environment = {**self.environment, VISIBLE: "-1", GIVEN_UP: gpu}
+        return gpu
+
 
 def stages_of(settings: Settings) -> list[Stage]:
     """Return the processes that make up a node: one of each stage, and an analyze worker for each GPU."""
     workers = settings.analyze.workers
-    gpus = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    if workers == "auto":
-        analyze = [Stage("analyze", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] or [Stage("analyze")]
-    else:
-        analyze = [
-            Stage("analyze", {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {})
-            for index in range(workers)
-        ]
+    gpus = () if settings.analyze.engine == "litert" else visible_gpus()
+    number = max(1, len(gpus)) if workers == "auto" else workers
+    analyze = [Stage("analyze", _only_gpu(gpus[index % len(gpus)]) if gpus else {}) for index in range(number)]
     orders = [Stage("orders")] if settings.orders.enabled else []
-    return [Stage("receive"), Stage("worklist"), *analyze, Stage("deliver"), *orders, Stage("upkeep")]
+    return [Stage("receive"), *analyze, Stage("worklist"), Stage("deliver"), *orders, Stage("upkeep")]
+
+
+def _only_gpu(gpu: str) -> dict[str, str]:
+    # Counted as the device files and nvidia-smi count them: by default CUDA puts the fastest first.
+    return {VISIBLE: gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class Supervisor:
@@ -90,6 +117,8 @@ class Supervisor:
         self._settings = settings
         self._command = [sys.executable, "-m", "cxr_node", *(["--config", str(config)] if config else [])]
         self._environment = {**os.environ, **(environment or {})}
+        for name in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"):
+            self._environment.pop(name, None)  # the supervisor speaks for all
         self._log_file = log_file  # standard error where None
         self._stages = stages_of(settings)
         self._run_dir = settings.data_dir / "run"
@@ -112,21 +141,28 @@ class Supervisor:
             database = Database(self._settings.database_url)
             try:
                 database.migrate()
-                self._release(database, [f"{stage.name}:" for stage in self._stages])
+                self._release(database, [owners_of(self._settings.data_dir, stage.name) for stage in self._stages])
+                self._forget_signs(database)
                 self._mind(database, stop)
             finally:
                 self._end()
                 database.dispose()
 
     def _mind(self, database: Database, stop: threading.Event) -> None:
-        for stage in self._stages:
-            self._start(stage)
-        while not stop.wait(0.05):
+        self._start_in_turn(database, stop)
+        notify("READY=1")
+        watchdog = Watchdog()
+        unheard, look_at = list(self._stages), 0.0
+        while not stop.wait(LOOK_EVERY_S):
             now = time.monotonic()
+            watchdog.feed(now)
+            if unheard and now >= look_at:
+                unheard = [stage for stage in unheard if stage.process and self._said(database, stage) == STARTING]
+                look_at = now + LOOK_AGAIN_S
             for stage in self._stages:
                 if stage.process is None:
                     if now >= stage.start_at:
-                        self._start(stage)
+                        self._start(stage, database)
                     continue
                 code = stage.process.poll()
                 if code is None:
@@ -135,10 +171,65 @@ class Supervisor:
                 stage.process = None
                 wait = stage.died(now)
                 log.error("stage_died", stage_name=stage.name, pid=pid, exit_status=code, restart_in_s=wait)
+                gpu = stage.crashed(code)
+                if gpu:
+                    log.error("gpu_given_up", stage_name=stage.name, gpu=gpu, crashes=stage.crashes)
                 multiprocess.mark_process_dead(pid, path=self._environment["PROMETHEUS_MULTIPROC_DIR"])
-                self._release(database, [f"{stage.name}:{pid}:"])
+                self._release(database, [owners_of(self._settings.data_dir, stage.name, pid)])
+                if code >= 0:  # it ended itself, perhaps before it could take itself off the list
+                    self._sign(database, heartbeats.end, stage.name, process_name(pid))
 
-    def _start(self, stage: Stage) -> None:
+    def _start_in_turn(self, database: Database, stop: threading.Event) -> None:
+        """Start the stages in the order in which somebody waits for them: on few cores each delays the others."""
+        waiting = [stage for names in TURNS for stage in self._stages if stage.name in names]
+        ends_at = 0.0
+        while waiting and not stop.is_set():
+            turn = next(names for names in TURNS if waiting[0].name in names)
+            for stage in [stage for stage in waiting if stage.name in turn]:
+                waiting.remove(stage)
+                self._start(stage, database)
+                self._sign(database, _announced, stage.name, _pid(stage), utc_now())
+            ends_at = time.monotonic() + TURN_S
+            while waiting and time.monotonic() < ends_at and not self._serves(database, turn[0]):
+                if stop.wait(LOOK_EVERY_S):
+                    return
+
+    def _serves(self, database: Database, name: str) -> bool:
+        """Whether every process of the stage says so, or none is there to wait for."""
+        running = [stage for stage in self._stages if stage.name == name and stage.process]
+        return all(
+            self._said(database, stage) == READY for stage in running if stage.process and stage.process.poll() is None
+        )
+
+    def _said(self, database: Database, stage: Stage) -> str:
+        """Return what the stage's process says of itself; STARTING where that is still what was said for it.
+
+        A process that leaves the work to others of its own, as intake may, says nothing: once one of them serves, what
+        was said for it goes off the list.
+        """
+        process = process_name(_pid(stage))
+        host = process.rpartition(":")[0]
+        try:
+            with database.read() as connection:
+                beats = [beat for beat in heartbeats.listed(connection) if beat.stage == stage.name]
+        except (StorageError, SQLAlchemyError):
+            return STARTING
+        own = next((beat for beat in beats if beat.process == process), None)
+        if own is None:
+            return READY
+        state = str(own.detail.get("state", READY))
+        mine = {process_name(_pid(item)) for item in self._stages}
+        its_own = [
+            beat
+            for beat in beats
+            if beat.process not in mine and beat.process.rpartition(":")[0] == host and beat.started_at > own.started_at
+        ]
+        if state == STARTING and any(beat.detail.get("state", READY) == READY for beat in its_own):
+            self._sign(database, heartbeats.end, stage.name, process)
+            return READY
+        return state
+
+    def _start(self, stage: Stage, database: Database) -> None:
         stage.started_at = time.monotonic()
         stage.process = subprocess.Popen(
             [*self._command, stage.name, "--parent", str(os.getpid())],
@@ -147,6 +238,17 @@ class Supervisor:
             stderr=self._log_file,
         )
         log.info("stage_spawned", stage_name=stage.name, pid=stage.process.pid)
+
+    def _forget_signs(self, database: Database) -> None:
+        """Take those off the list that were killed together with an earlier supervisor of this host."""
+        self._sign(database, _forget, {stage.name for stage in self._stages})
+
+    def _sign(self, database: Database, change: Callable[..., None], *arguments: Any) -> None:
+        try:
+            with database.begin() as connection:
+                change(connection, *arguments)
+        except (StorageError, SQLAlchemyError) as error:
+            log.warning("heartbeat_not_written", error_type=type(error).__name__)
 
     def _release(self, database: Database, owners: Sequence[str]) -> None:
         try:
@@ -157,11 +259,12 @@ class Supervisor:
             return
         if released:
             log.info("leases_released", owners=list(owners), jobs=released)
-            bell = Doorbell(self._run_dir)
+            bell = Doorbell(self._run_dir, database)
             for topic in ("analyze", "deliver", "orders"):
                 bell.ring(topic)
 
     def _end(self) -> None:
+        notify("STOPPING=1")
         running = [stage.process for stage in self._stages if stage.process is not None]
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -173,6 +276,21 @@ class Supervisor:
                 log.error("stage_killed", pid=process.pid, reason=f"still running {STOP_WITHIN_S:g} s after SIGTERM")
                 process.kill()
                 process.wait()
+
+
+def _pid(stage: Stage) -> int:
+    return stage.process.pid if stage.process is not None else 0
+
+
+def _announced(connection: Connection, name: str, pid: int, now: datetime) -> None:
+    heartbeats.announce(connection, name, process_name(pid), now=now, detail={"state": STARTING})
+
+
+def _forget(connection: Connection, stages: Collection[str]) -> None:
+    host = process_name(0).rpartition(":")[0]
+    for beat in heartbeats.listed(connection):
+        if beat.stage in stages and beat.process.rpartition(":")[0] == host:
+            heartbeats.end(connection, beat.stage, beat.process)
 
 
 @contextlib.contextmanager
@@ -188,6 +306,8 @@ def _only_one(path: Path) -> Iterator[None]:
 def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Run the node until SIGTERM or SIGINT."""
     configure_logging(settings.node.log_level, "supervisor")
+    if trouble := root_trouble():
+        log.warning("runs_as_root", reason=trouble)
     stop = threading.Event()
     stop_on_signals(stop)
     Supervisor(settings, arguments.config).run(stop)

@@ -1,16 +1,22 @@
 """One stage in this process: signals, logging, and an end when the supervisor ends."""
 
 import argparse
+import contextlib
 import ctypes
 import importlib
 import os
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 
+from cxr_node.cli.privilege import root_trouble
+from cxr_node.errors import SettingsError
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.settings import Settings
 from cxr_node.signals import stop_on_signals
+from storage import faults
 
 PR_SET_PDEATHSIG = 1
 
@@ -25,10 +31,49 @@ def run_stage(settings: Settings, arguments: argparse.Namespace) -> int:
         end_with(arguments.parent)
     log = get_logger("stage")
     log.info("stage_started", pid=os.getpid())
-    run = getattr(importlib.import_module(f"cxr_node.{stage}"), f"run_{stage}")
-    run(settings, stop)
+    if not arguments.parent and (trouble := root_trouble()):
+        log.warning("runs_as_root", reason=trouble)
+    if faults.named():
+        # Nobody means this on a machine with patients: it is for the tests of what a fault leads to.
+        log.critical("fault_points_named", variable=faults.VARIABLE, points=faults.named())
+    with contextlib.ExitStack() as stack:
+        if not arguments.parent and settings.node.metrics_port:
+            stack.enter_context(own_metrics(settings))
+        run = getattr(importlib.import_module(f"cxr_node.{stage}"), f"run_{stage}")
+        run(settings, stop)
     log.info("stage_stopped", pid=os.getpid())
     return 0
+
+
+@contextlib.contextmanager
+def own_metrics(settings: Settings) -> Iterator[None]:
+    """Serve the metrics of this stage and its processes on `node.metrics_port` for the block.
+
+    Raises
+    ------
+    SettingsError
+        The address cannot be listened on.
+    """
+    run_dir = settings.data_dir / "run"
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="metrics-", dir=run_dir, ignore_cleanup_errors=True) as folder:
+        # Read when the library is first loaded, by this process and by those that it starts.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        host, port = settings.node.metrics_host, settings.node.metrics_port
+        try:
+            server, _ = start_http_server(port, host, registry)
+        except OSError as error:
+            raise SettingsError(f"node.metrics_port: cannot listen on {host}:{port}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 def end_with(parent: int) -> None:

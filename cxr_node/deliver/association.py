@@ -20,7 +20,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from cxr_node.errors import AssociationRefused, NotNegotiated, Unreachable
 from cxr_node.requestor import associate
 from cxr_node.settings import Destination, Peer, Settings, Tls
-from cxr_node.tls import client_context
+from cxr_node.tls import Minimum, client_context
 
 # PS3.8 table 9-21: source and reason of an A-ASSOCIATE-RJ.
 _CALLING_UNKNOWN = (1, 3)
@@ -85,6 +85,7 @@ class Line:
     timeout_s: float
     tls: Tls
     tls_files: tuple[tuple[str, Path], ...] = ()
+    tls_minimum: Minimum = "1.2"
 
     @classmethod
     def to(cls, other: Destination | Peer, settings: Settings, *, timeout_s: float = 30.0) -> "Line":
@@ -100,6 +101,7 @@ class Line:
             timeout_s=other.timeout_s if isinstance(other, Destination) else timeout_s,
             tls=other.tls,
             tls_files=tuple((key, settings.path(value)) for key, value in files.items() if value),
+            tls_minimum=settings.node.tls_minimum,
         )
 
     @property
@@ -210,7 +212,7 @@ class Line:
 
         Source: PS3.15 B.12 (BCP 195).
         """
-        return tls_context(self.name, dict(self.tls_files))
+        return tls_context(self.name, dict(self.tls_files), self.tls_minimum)
 
     def _rejected(self, association: Association) -> AssociationRefused:
         answer: Any = association.acceptor.primitive
@@ -260,7 +262,7 @@ class Line:
         return ""
 
 
-def tls_context(name: str, files: dict[str, Path]) -> ssl.SSLContext:
+def tls_context(name: str, files: dict[str, Path], minimum: Minimum = "1.2") -> ssl.SSLContext:
     """Return a client's context by BCP 195: TLS 1.2 or newer, the other side's certificate verified.
 
     Parameters
@@ -273,7 +275,7 @@ def tls_context(name: str, files: dict[str, Path]) -> ssl.SSLContext:
         A file cannot be used.
     """
     try:
-        return client_context(files)
+        return client_context(files, minimum=minimum)
     except OSError as error:  # ssl.SSLError is one
         listed = ", ".join(str(path) for path in files.values())
         raise Unreachable(f"{name}: the TLS files {listed} cannot be used: {word_of(error)}") from error

@@ -29,6 +29,7 @@ from cxr_node.deliver.statuses import (
 from cxr_node.errors import DeliveryError, Refused, StorageUnavailable
 from cxr_node.reporting.fallback import SR_CLASSES
 from cxr_node.settings import DICOM_OBJECTS, Destination, Settings
+from storage.errors import StorageError
 
 # A path given to send_c_store is then read and sent as it is; otherwise pynetdicom decodes and encodes it again.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -135,8 +136,9 @@ class CStore:
         started = time.monotonic()
         try:
             # Implicit VR is for peers that take nothing else; made of the stored bytes alone, it is the same each time.
-            answer = association.send_c_store(dcmread(item.path) if implicit else item.path)
-        except (OSError, InvalidDicomError, AttributeError) as error:
+            with item.lent() as path:
+                answer = association.send_c_store(dcmread(path) if implicit else path)
+        except (OSError, StorageError, InvalidDicomError, AttributeError) as error:
             raise StorageUnavailable(
                 f"result object {item.sop_instance_uid} cannot be read: {type(error).__name__}"
             ) from error

@@ -37,7 +37,8 @@ from cxr_node.settings import Settings
 from cxr_node.work import Outcome
 from storage import Database, InstanceFiles, audit, commitments, instances, jobs
 from storage.commitments import CommitmentRequest
-from storage.errors import StorageError
+from storage.errors import StorageBusy, StorageError
+from storage.faults import fault_point
 from storage.jobs import Job
 
 log = get_logger("deliver")
@@ -106,6 +107,7 @@ def report_handler(database: Database) -> tuple[evt.EventType, Callable[[evt.Eve
         except (StorageError, SQLAlchemyError) as error:
             log.warning("report_not_kept", error_type=type(error).__name__)
             return PROCESSING_FAILURE, None
+        fault_point("deliver.report-kept")
         return SUCCESS, None
 
     return evt.EVT_N_EVENT_REPORT, keep
@@ -152,6 +154,7 @@ class Reporter:
             except DeliveryError as error:
                 yield job, error
             else:
+                fault_point("deliver.commitment-reported")
                 yield job, _Reported(request, len(held), len(missing))
 
     def give_up(self, connection: Connection, job: Job, reason: str) -> None:
@@ -174,8 +177,10 @@ class Reporter:
 
     def _has_bytes(self, location: str, size: int) -> bool:
         try:
-            return self._files.path(location).stat().st_size == size
-        except (OSError, StorageError):
+            return self._files.size(location) == size
+        except StorageBusy:
+            raise  # asked again later: "no such instance" would have the sender send what is here
+        except StorageError:
             return False
 
     def _send(

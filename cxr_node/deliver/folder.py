@@ -60,6 +60,7 @@ class Folder:
         temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
             with temporary.open("wb") as file:
+                os.fchmod(file.fileno(), _mode_in(self._folder))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -74,6 +75,13 @@ class Folder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _mode_in(folder: Path) -> int:
+    """Who may enter and list the folder may read what is put there: it is for another program, often another user's,
+    while the node by itself makes files for its own user only."""
+    mode = folder.stat().st_mode
+    return 0o600 | (0o040 if mode & 0o050 == 0o050 else 0) | (0o004 if mode & 0o005 == 0o005 else 0)
 
 
 def _word(error: OSError) -> str:

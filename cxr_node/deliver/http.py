@@ -20,6 +20,7 @@ import httpx
 from cxr_node.deliver.association import RejectedPermanent, tls_context, tls_trouble, word_of
 from cxr_node.errors import DeliveryError, Disposition, Refused, Unreachable
 from cxr_node.settings import Destination, Settings
+from cxr_node.tls import Minimum
 
 _LONGEST_BODY = 1 << 22  # of an answer
 _LONGEST_WAIT_S = 3600.0  # that a server may ask for
@@ -61,6 +62,7 @@ class Web:
     user: str = ""
     secret_file: Path | None = None
     tls_files: tuple[tuple[str, Path], ...] = ()
+    tls_minimum: Minimum = "1.2"
 
     @classmethod
     def to(cls, destination: Destination, settings: Settings, *, with_credentials: bool = True) -> "Web":
@@ -80,6 +82,7 @@ class Web:
             user=destination.user if with_credentials else "",
             secret_file=settings.path(secret) if secret else None,
             tls_files=tuple((key, settings.path(value)) for key, value in files.items() if value),
+            tls_minimum=settings.node.tls_minimum,
         )
 
     @property
@@ -108,7 +111,7 @@ class Web:
         try:
             with (
                 httpx.Client(
-                    verify=tls_context(self.name, dict(self.tls_files)) if self._is_secure else False,
+                    verify=tls_context(self.name, dict(self.tls_files), self.tls_minimum) if self._is_secure else False,
                     timeout=self.timeout_s,
                     trust_env=False,  # node.toml alone says where results go: no proxy, no netrc of whoever started it
                 ) as client,

@@ -8,7 +8,6 @@ claim → send → [ DELIVERED | SKIPPED, proof planned, audit event ]
 Whether the destination rests or is paused is in the database, so a restart does not forget it.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +28,11 @@ from cxr_node.settings import Destination
 from cxr_node.work import Outcome, Worker
 from storage import Database, audit, deliveries, destination_states, lanes
 from storage.deliveries import Delivery
+from storage.faults import fault_point
 from storage.jobs import Job
 
 OPEN_STATES = (deliveries.SCHEDULED, deliveries.FAILED)  # FAILED: somebody scheduled its job again
-LOOK_S = 0.5  # between looks whether a person resumed a lane that rests or is paused
-_LONGEST_HOLD_S = 3600.0  # a clock that was set back must not hold a lane for ever
+_LONGEST_HOLD_S = 3600.0  # nothing rests longer: what seems to is left from before the clock was set back
 
 
 def nothing(connection: Connection) -> None:
@@ -58,17 +57,19 @@ class Lane:
         return lanes.kind_of(self.destination.name)
 
     def hold_s(self) -> float:
-        """Return how long nothing is to be claimed, 0 where the lane is open; a paused one is open when it is told."""
+        """Return how long nothing is to be claimed, 0 where the lane is open; a paused one waits until it is told."""
         with self.database.read() as connection:
             state = destination_states.get(connection, self.destination.name)
         if state.paused:
-            return LOOK_S
+            return _LONGEST_HOLD_S
         if state.resting_until is None:
             return 0.0
-        return min(_LONGEST_HOLD_S, max(0.0, (state.resting_until - utc_now()).total_seconds()))
+        left_s = (state.resting_until - utc_now()).total_seconds()
+        return 0.0 if left_s > _LONGEST_HOLD_S else max(0.0, left_s)
 
     def handle(self, claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Yield what becomes of each job; its log line tells of study, destination and object."""
+        fault_point("deliver.claimed")
         for job in claimed:
             delivery, stored = self._open(job)
             if delivery is None:
@@ -97,8 +98,10 @@ class Lane:
             return delivery, self.shelf.load(connection, delivery)
 
     def _send(self, job: Job, delivery: Delivery, stored: StoredObject) -> Outcome:
+        fault_point("deliver.before-send")
         try:
             sent = self.sender.send(stored)
+            fault_point("deliver.sent")
         except DeliveryError as error:
             policy = policy_of(error)
             metrics.DELIVERIES.labels(self.destination.name, policy.result).inc()
@@ -211,11 +214,13 @@ class LaneWorker(Worker):
     """A worker that claims nothing while its destination rests or is paused."""
 
     lane: Lane = field(kw_only=True)
-    stop: threading.Event = field(kw_only=True)
+    _held_s: float = field(default=0.0, init=False)
 
     def run_once(self) -> int:
         """See `Worker.run_once`."""
-        hold_s = self.lane.hold_s()
-        if hold_s > 0 and (self.stop.wait(min(hold_s, LOOK_S)) or self.lane.hold_s() > 0):
-            return 0
-        return super().run_once()
+        self._held_s = self.lane.hold_s()
+        return 0 if self._held_s > 0 else super().run_once()
+
+    def pause_s(self) -> float:
+        """See `Worker.pause_s`; who resumes the lane rings."""
+        return self._held_s or super().pause_s()

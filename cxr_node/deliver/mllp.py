@@ -13,6 +13,7 @@ from pathlib import Path
 from cxr_node.deliver.association import tls_context, tls_trouble, word_of
 from cxr_node.errors import Unreachable
 from cxr_node.settings import Destination, Settings
+from cxr_node.tls import Minimum
 
 START, END = b"\x0b", b"\x1c\r"
 _LONGEST_ANSWER = 1 << 20
@@ -30,6 +31,7 @@ class Mllp:
     timeout_s: float
     is_secure: bool = False
     tls_files: tuple[tuple[str, Path], ...] = ()
+    tls_minimum: Minimum = "1.2"
 
     @classmethod
     def to(cls, destination: Destination, settings: Settings) -> "Mllp":
@@ -43,6 +45,7 @@ class Mllp:
             destination.timeout_s,
             tls.enabled,
             tuple((key, settings.path(value)) for key, value in files.items() if value),
+            settings.node.tls_minimum,
         )
 
     @property
@@ -109,7 +112,8 @@ class Mllp:
         if not self.is_secure:
             return connection
         try:
-            return tls_context(self.name, dict(self.tls_files)).wrap_socket(connection, server_hostname=self.host)
+            context = tls_context(self.name, dict(self.tls_files), self.tls_minimum)
+            return context.wrap_socket(connection, server_hostname=self.host)
         except ssl.SSLCertVerificationError as error:
             connection.close()
             reason = f"its TLS certificate is not accepted: {error.verify_message}"

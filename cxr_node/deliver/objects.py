@@ -1,6 +1,7 @@
 """What is sent: the stored bytes of a result object, or of its twin in another SOP class, made once and then kept."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -15,6 +16,8 @@ from cxr_node.reporting import Notice, as_class, encode, read_notice
 from cxr_node.reporting.fallback import SR_CLASSES
 from storage import Database, InstanceFiles, deliveries, results
 from storage.deliveries import Delivery
+from storage.errors import StorageError
+from storage.faults import fault_point
 from storage.results import ResultObject
 
 
@@ -33,7 +36,17 @@ class StoredObject:
     kind: str
     sop_class_uid: str
     sop_instance_uid: str
-    path: Path
+    location: str
+    files: InstanceFiles
+
+    def lent(self) -> AbstractContextManager[Path]:
+        """Lend the path of its bytes for a block."""
+        return self.files.local(self.location)
+
+    @property
+    def path(self) -> Path:
+        """Its file, where its bytes lie in a folder as they were made."""
+        return self.files.path(self.location)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,8 +93,9 @@ def bytes_of(stored: StoredObject) -> bytes:
     StorageUnavailable
     """
     try:
-        return stored.path.read_bytes()
-    except OSError as error:
+        with stored.lent() as path:
+            return path.read_bytes()
+    except (OSError, StorageError) as error:
         raise StorageUnavailable(
             f"result object {stored.sop_instance_uid} cannot be read: {type(error).__name__}"
         ) from error
@@ -132,6 +146,7 @@ class Shelf:
             location = self._files.write_object(sop_instance_uid, encode(made))
         else:
             sop_instance_uid, location = chosen.sop_instance_uid, chosen.location
+        fault_point("deliver.twin-written")
         with self._database.begin() as connection:
             now = self._now()
             chosen = results.add_object(
@@ -166,5 +181,6 @@ class Shelf:
             kind=item.kind,
             sop_class_uid=item.sop_class_uid,
             sop_instance_uid=item.sop_instance_uid,
-            path=self._files.path(item.location),
+            location=item.location,
+            files=self._files,
         )

@@ -9,8 +9,6 @@ before they reach its disk, or file them elsewhere; only asking afterwards shows
 database: a process that dies anywhere asks again, and whoever is asked twice takes no harm.
 """
 
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from cxr_node.deliver.proof_rules import PROVABLE, prove_kind
 from cxr_node.deliver.prover import Prover, settle_unavailable
 from cxr_node.settings import Destination, Settings
 from cxr_node.work import Outcome, Worker
+from cxr_node.work.owner import owner
 from storage import Database, Doorbell, InstanceFiles, commitments, deliveries, destination_states, jobs
 from storage.jobs import Job
 
@@ -33,7 +32,7 @@ TOPIC = "deliver"
 FIRST_LOOK_S = 1.0  # a PACS that files objects after its answer has done so, and a burst of them is asked for at once
 BATCH = 16
 REPORT_ATTEMPTS = 50
-PAUSED_LOOK_S = 0.5  # between looks whether a person resumed a paused destination
+LONGEST_HOLD_S = 3600.0  # a paused destination waits until it is told
 
 
 def plan(connection: Connection, delivery_id: int, destination: Destination, *, now: datetime) -> None:
@@ -80,29 +79,35 @@ class ProofWorker(Worker):
     """A worker that claims nothing while its destination rests or is paused."""
 
     prover: Prover = field(kw_only=True)
-    stop: threading.Event = field(kw_only=True)
+    _held_s: float = field(default=0.0, init=False)
 
     def run_once(self) -> int:
         """See `Worker.run_once`."""
+        self._held_s = self._hold_s()
+        return 0 if self._held_s > 0 else super().run_once()
+
+    def pause_s(self) -> float:
+        """See `Worker.pause_s`; who resumes the destination rings."""
+        return self._held_s or super().pause_s()
+
+    def _hold_s(self) -> float:
         left_s = self.prover.rest.until - time.monotonic()
-        if left_s > 0 and self.stop.wait(left_s):
-            return 0
-        if self._is_paused() and (self.stop.wait(PAUSED_LOOK_S) or self._is_paused()):
-            return 0
-        return super().run_once()
+        if left_s > 0:
+            return left_s
+        return LONGEST_HOLD_S if self._is_paused() else 0.0
 
     def _is_paused(self) -> bool:
         with self.database.read() as connection:
             return destination_states.get(connection, self.prover.destination.name).paused
 
 
-def make_workers(settings: Settings, database: Database, files: InstanceFiles, stop: threading.Event) -> list[Worker]:
+def make_workers(settings: Settings, database: Database, files: InstanceFiles) -> list[Worker]:
     """Return a worker for each destination that proves its deliveries, and one that reports to those who asked the node
     for storage commitment."""
     shelf = Shelf(database, files)
-    doorbell = Doorbell(settings.data_dir / "run")
+    doorbell = Doorbell(settings.data_dir / "run", database)
     # As the stage's other workers are named: the supervisor gives back what a dead process held by the beginning.
-    owner = f"deliver:{os.getpid()}:prove"
+    name = owner(settings.data_dir, TOPIC, "prove")
     reporter = Reporter(settings, database, files)
     reporter.resume()
     workers: list[Worker] = [
@@ -112,7 +117,7 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
             kinds=(REPORT_KIND,),
             topic=TOPIC,
             handle=reporter.handle,
-            owner=f"{owner}:reports",
+            owner=f"{name}:reports",
             max_attempts=lambda _: REPORT_ATTEMPTS,
             on_failed=reporter.give_up,
         )
@@ -126,7 +131,7 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
                 kinds=unserved.kinds(),
                 topic=TOPIC,
                 handle=unserved.handle,
-                owner=f"{owner}:unserved",
+                owner=f"{name}:unserved",
                 batch=BATCH,
                 ring_after=("worklist",),
             )
@@ -142,13 +147,12 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
                 kinds=(prove_kind(destination.name),),
                 topic=TOPIC,
                 handle=prover.handle,
-                owner=f"{owner}:{destination.name}",
+                owner=f"{name}:{destination.name}",
                 batch=BATCH,
                 max_attempts=lambda _, most=destination.max_attempts: most,  # type: ignore[misc]
                 on_failed=prover.give_up,
                 ring_after=("worklist", TOPIC),
                 prover=prover,
-                stop=stop,
             )
         )
     return workers

@@ -42,6 +42,8 @@ from cxr_node.settings import Destination, Settings
 from cxr_node.work import Outcome
 from storage import Database, audit, commitments, deliveries, jobs
 from storage.deliveries import Delivery
+from storage.errors import StorageError
+from storage.faults import fault_point
 from storage.jobs import Job
 
 log = get_logger("deliver")
@@ -162,11 +164,13 @@ class Prover:
                 destination=self.destination.name,
                 now=self.now(),
             )
+        fault_point("deliver.commitment-begun")
         until = self.now() + timedelta(seconds=self.destination.commit_timeout_s)
         try:
             declined = ask(association, line, transaction_uid, delivery.sop_class_uid, delivery.sop_instance_uid)
         except DeliveryError as error:
             return self._failed(error)
+        fault_point("deliver.commitment-asked")
         self.rest = self.rest.after(None, time.monotonic())
         if declined is None:
             return _Asked(prove_kind(self.destination.name), item.job, delivery, transaction_uid, until)
@@ -212,8 +216,9 @@ class Prover:
         with self.database.read() as connection:
             stored = self.shelf.load(connection, delivery)
         try:
-            series = dcmread(stored.path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
-        except (OSError, InvalidDicomError) as error:
+            with stored.lent() as path:
+                series = dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+        except (OSError, StorageError, InvalidDicomError) as error:
             reason = f"result object {stored.sop_instance_uid} cannot be read: {type(error).__name__}"
             raise StorageUnavailable(reason) from error
         return Sought(

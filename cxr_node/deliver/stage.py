@@ -9,7 +9,6 @@ What becomes of a failed attempt is told by `policy` and done by `work`.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,9 @@ from cxr_node.errors import DeliveryError, Disposition
 from cxr_node.log import get_logger
 from cxr_node.settings import Destination, Settings
 from cxr_node.work import Outcome, Worker
+from cxr_node.work.files import instance_files
 from cxr_node.work.heartbeat import beating
+from cxr_node.work.owner import owner
 from storage import Database, Doorbell, InstanceFiles, deliveries, jobs, lanes
 from storage.errors import StorageError
 from storage.jobs import Job
@@ -83,7 +84,7 @@ class _Route:
         jobs.schedule(connection, self.kind, self.job.key, run_at=now, now=now, priority=self.job.priority)
 
 
-def make_workers(settings: Settings, database: Database, files: InstanceFiles, stop: threading.Event) -> list[Worker]:
+def make_workers(settings: Settings, database: Database, files: InstanceFiles) -> list[Worker]:
     """Return the workers of router, tester and proofs, and one for each destination.
 
     Raises
@@ -92,7 +93,7 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
         A destination's template cannot be used.
     """
     shelf = Shelf(database, files)
-    doorbell = Doorbell(settings.data_dir / "run")
+    doorbell = Doorbell(settings.data_dir / "run", database)
     router = Router(database, settings.destination)
     workers: list[Worker] = [
         Worker(
@@ -101,7 +102,7 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
             kinds=router.kinds(),
             topic=TOPIC,
             handle=router.handle,
-            owner=f"{KIND}:{os.getpid()}:router",
+            owner=owner(settings.data_dir, KIND, "router"),
             batch=32,
             on_failed=give_up,
             ring_after=(TOPIC, "worklist"),
@@ -112,7 +113,7 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
             kinds=(tester.KIND,),
             topic=TOPIC,
             handle=tester.Tester(settings, shelf).handle,
-            owner=f"{KIND}:{os.getpid()}:tester",
+            owner=owner(settings.data_dir, KIND, "tester"),
             batch=tester.BATCH,
             max_attempts=lambda _: 2,
             on_failed=tester.give_up,
@@ -128,15 +129,15 @@ def make_workers(settings: Settings, database: Database, files: InstanceFiles, s
                 kinds=(lane.kind,),
                 topic=TOPIC,
                 handle=lane.handle,
-                owner=f"{KIND}:{os.getpid()}:{destination.name}",
+                owner=owner(settings.data_dir, KIND, destination.name),
                 max_attempts=lambda _, most=destination.max_attempts: most,  # type: ignore[misc]
                 on_failed=give_up,
                 ring_after=(TOPIC, "worklist"),
+                alone=True,  # in order, also where several processes deliver: one host at a time sends in a lane
                 lane=lane,
-                stop=stop,
             )
         )
-    return [*workers, *proof.make_workers(settings, database, files, stop)]
+    return [*workers, *proof.make_workers(settings, database, files)]
 
 
 def run_deliver(settings: Settings, stop: threading.Event) -> None:
@@ -151,7 +152,7 @@ def run_deliver(settings: Settings, stop: threading.Event) -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     database = Database(settings.database_url)
     database.migrate()
-    workers = make_workers(settings, database, InstanceFiles(settings.instances_dir), stop)
+    workers = make_workers(settings, database, instance_files(settings))
     threads = [threading.Thread(target=worker.run, args=(stop,), name=worker.owner, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()

@@ -14,9 +14,9 @@ from typing import Any
 from cxr_node.deliver.association import takes_none
 from cxr_node.deliver.c_store import classes_of
 from cxr_node.deliver.http import Answer, Web
-from cxr_node.deliver.objects import Sent, Shelf, StoredObject
+from cxr_node.deliver.objects import Sent, Shelf, StoredObject, bytes_of
 from cxr_node.deliver.statuses import DUPLICATE_SOP_INSTANCE, SOP_CLASS_NOT_SUPPORTED, storage_failure
-from cxr_node.errors import DeliveryError, StorageUnavailable
+from cxr_node.errors import DeliveryError
 from cxr_node.settings import Destination, Settings
 
 JSON = "application/dicom+json"
@@ -104,12 +104,7 @@ class StowRs:
         return ""
 
     def _store(self, item: StoredObject) -> Answer:
-        try:
-            data = item.path.read_bytes()
-        except OSError as error:
-            raise StorageUnavailable(
-                f"result object {item.sop_instance_uid} cannot be read: {type(error).__name__}"
-            ) from error
+        data = bytes_of(item)
         boundary = secrets.token_hex(16)
         while boundary.encode() in data:
             boundary = secrets.token_hex(16)

@@ -9,12 +9,13 @@ from typing import Any
 import httpx
 from pydicom.dataset import Dataset
 
+from cxr_node.access import shown_url
 from cxr_node.errors import BadMultipart, CxrNodeError, SourceRefused, SourceUnavailable
 from cxr_node.fetch.own import Passed
 from cxr_node.fetch.query import Fetched, Found, Query, found_of, modalities_of
 from cxr_node.multipart import DICOM, Part, PartsToFiles, parse_content_type
 from cxr_node.settings import Source
-from cxr_node.tls import client_context
+from cxr_node.tls import Minimum, client_context
 
 PAGE = 100
 _JSON = "application/dicom+json"
@@ -41,6 +42,7 @@ class WebSource:
         pass_on: Callable[[Sequence[Path]], Passed],
         secret: str,
         tls_files: Mapping[str, Path],
+        tls_minimum: Minimum = "1.2",
     ) -> None:
         self._source, self._new_path, self._pass_on = source, new_path, pass_on
         self._url = source.url.rstrip("/")
@@ -49,7 +51,7 @@ class WebSource:
             timeout=source.timeout_s,
             headers=headers,
             auth=httpx.BasicAuth(source.user, secret) if source.user else None,
-            verify=_tls_context(source, tls_files) if self._url.startswith("https://") else True,
+            verify=_tls_context(source, tls_files, tls_minimum) if self._url.startswith("https://") else True,
             trust_env=False,
         )
 
@@ -141,7 +143,7 @@ class WebSource:
 
     @property
     def _where(self) -> str:
-        return f"{self._source.name}: {self._url}"
+        return f"{self._source.name}: {shown_url(self._url)}"
 
     def _refused(self, status: int, service: str) -> CxrNodeError:
         if status == 401:
@@ -187,8 +189,8 @@ def _without_bulk(item: Any) -> dict[str, Any]:
     return {tag: element for tag, element in dict(item).items() if "BulkDataURI" not in element}
 
 
-def _tls_context(source: Source, files: Mapping[str, Path]) -> ssl.SSLContext:
+def _tls_context(source: Source, files: Mapping[str, Path], minimum: Minimum) -> ssl.SSLContext:
     try:
-        return client_context(files)
+        return client_context(files, minimum=minimum)
     except OSError as error:
         raise SourceRefused(f"{source.name}: its TLS files cannot be used: {error.strerror}") from error

@@ -19,7 +19,7 @@ from cxr_node.fetch.query import Fetched, Found, Query, found_of, modalities_of,
 from cxr_node.fetch.statuses import PENDING, SOME_FAILED, SUCCESS, find_error, move_error
 from cxr_node.requestor import associate
 from cxr_node.settings import Source
-from cxr_node.tls import client_context
+from cxr_node.tls import Minimum, client_context
 
 FIND = StudyRootQueryRetrieveInformationModelFind
 MOVE = StudyRootQueryRetrieveInformationModelMove
@@ -35,10 +35,18 @@ class DimseSource:
     tls_files : certificate, key, ca of `source.tls`, those that are set
     """
 
-    def __init__(self, source: Source, *, own_ae_title: str, own_port: int, tls_files: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        own_ae_title: str,
+        own_port: int,
+        tls_files: Mapping[str, Path],
+        tls_minimum: Minimum = "1.2",
+    ) -> None:
         self._source = source
         self._own_ae_title, self._own_port = own_ae_title.strip(), own_port
-        self._tls_files = dict(tls_files)
+        self._tls_files, self._tls_minimum = dict(tls_files), tls_minimum
 
     @property
     def _where(self) -> str:
@@ -145,7 +153,7 @@ class DimseSource:
 
     def _tls_context(self) -> ssl.SSLContext:
         try:
-            return client_context(self._tls_files)
+            return client_context(self._tls_files, minimum=self._tls_minimum)
         except OSError as error:
             raise SourceRefused(f"{self._source.name}: its TLS files cannot be used: {error.strerror}") from error
 

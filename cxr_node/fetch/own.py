@@ -1,6 +1,5 @@
 """What was fetched over HTTP goes to the node's own Storage SCP, so that one intake decides about everything."""
 
-import contextlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from cxr_node.errors import SourceRefused, SourceUnavailable, UnreadableDataset
 from cxr_node.imaging import read_header
 from cxr_node.requestor import associate
 from cxr_node.settings import Settings
+from cxr_node.tls import own_context
 
 CALLING = "CXR_BACKFILL"
 _MAXIMUM_CONTEXTS = 128  # presentation context ids are odd numbers up to 255
@@ -86,7 +86,7 @@ def _associate(kinds: Sequence[tuple[str, str]], settings: Settings):  # type: i
         own_host(settings),
         receive.port,
         ae_title=receive.ae_title,
-        tls_args=(_tls_context(settings), own_host(settings)) if receive.tls.enabled else None,
+        tls_args=None if (context := tls_of_listener(settings)) is None else (context, own_host(settings)),
     )
     if association.is_established:
         return association
@@ -98,18 +98,21 @@ def _associate(kinds: Sequence[tuple[str, str]], settings: Settings):  # type: i
     raise SourceUnavailable(f"{where} does not answer: is the node running?")
 
 
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    """Ourselves on both sides: trusted is the authority of node.toml and the listener's own certificate."""
+def tls_of_listener(settings: Settings) -> ssl.SSLContext | None:
+    """Return the context for the node's own listener, None where that speaks no TLS.
+
+    Raises
+    ------
+    SourceRefused
+        The files cannot be used.
+    """
     tls = settings.receive.tls
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False  # the certificate names the machine, and this goes to its loopback
+    if not tls.enabled:
+        return None
+    named = {"certificate": tls.certificate, "key": tls.key, "ca": tls.ca}
+    files = {name: settings.path(value) for name, value in named.items() if value}
     try:
-        context.load_cert_chain(settings.path(tls.certificate), settings.path(tls.key))
-        context.load_verify_locations(settings.path(tls.certificate))
-        if tls.ca:
-            with contextlib.suppress(ssl.SSLError):
-                context.load_verify_locations(settings.path(tls.ca))
-    except OSError as error:
-        raise SourceRefused(f"receive.tls: the files cannot be used: {error.strerror}") from error
-    return context
+        return own_context(files, minimum=settings.node.tls_minimum)
+    except (OSError, KeyError) as error:
+        why = error.strerror if isinstance(error, OSError) else "certificate and key are both needed"
+        raise SourceRefused(f"receive.tls: the files cannot be used: {why}") from error

@@ -10,7 +10,7 @@ from cxr_node.fetch.own import pass_on
 from cxr_node.fetch.query import Source
 from cxr_node.settings import Settings
 from cxr_node.settings import Source as SourceSettings
-from storage import InstanceFiles
+from cxr_node.work.files import instance_files
 
 
 def make_source(name: str, settings: Settings) -> Source:
@@ -30,13 +30,20 @@ def make_source(name: str, settings: Settings) -> Source:
     tls_files = {key: settings.path(value) for key, value in files.items() if value}
     if source.kind == "dimse":
         receive = settings.receive
-        return DimseSource(source, own_ae_title=receive.ae_title, own_port=receive.port, tls_files=tls_files)
+        return DimseSource(
+            source,
+            own_ae_title=receive.ae_title,
+            own_port=receive.port,
+            tls_files=tls_files,
+            tls_minimum=settings.node.tls_minimum,
+        )
     return WebSource(
         source,
-        new_path=InstanceFiles(settings.instances_dir).new_temporary,
+        new_path=instance_files(settings).new_temporary,
         pass_on=partial(pass_on, settings=settings),
         secret=_secret(source, settings.path(source.secret_file)) if source.secret_file else "",
         tls_files=tls_files,
+        tls_minimum=settings.node.tls_minimum,
     )
 
 

@@ -1,11 +1,7 @@
 """Stored values from any transfer syntax that a PACS sends. Sources: DICOM PS3.5 8 and annex A, PS3.3 C.7.6.3."""
 
-from io import BytesIO
-
-import cv2
 import gdcm
 import numpy as np
-from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames, parse_basic_offsets
 from pydicom.pixels import get_decoder
@@ -31,6 +27,7 @@ from pydicom.uid import (
 from cxr_node.errors import UnreadablePixels
 from cxr_node.imaging.codestream import Codestream, read_codestream
 from cxr_node.imaging.description import UNCONVERTIBLE, PixelDescription, describe_pixels, name
+from cxr_node.imaging.resolutions import UNDECODABLE, reduced
 
 # Which library decodes what, the fastest of those measured. There is no second choice: the others hold the same codec
 # (OpenJPEG, CharLS), and GDCM ends the whole process on some corrupt JPEG codestreams, so that it decodes only what
@@ -53,23 +50,8 @@ DECODERS: dict[UID, str] = {
 LOSSLESS = frozenset(
     {JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL, RLELossless}
 )
-WITH_RESOLUTIONS = frozenset({JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
-
 # No codec makes an image larger than this many times its pixels: what is longer is no image.
 _LARGEST_EXPANSION = 2
-
-_UNDECODABLE = (
-    RuntimeError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    LookupError,
-    OSError,
-    EOFError,
-    OverflowError,
-    Image.DecompressionBombError,
-)
 
 
 def stored_values(dataset: Dataset, target: tuple[int, int] | None = None) -> np.ndarray:
@@ -79,8 +61,8 @@ def stored_values(dataset: Dataset, target: tuple[int, int] | None = None) -> np
     ----------
     dataset : read for the Image Pixel Module, the transfer syntax and Pixel Data
     target : (rows, columns) that the image will be shrunk to
-        JPEG 2000 is then decoded at the lowest of its own resolutions that has at least twice as many rows and
-        columns, which takes a quarter of the time or less; tests state how far the shrunk picture may differ. Full
+        JPEG 2000 is then decoded at the lowest of its resolutions that has about twice the rows and columns, see
+        `resolutions`, in a quarter of the time or less; tests state how far the shrunk picture may differ. Full
         resolution where None, with any other transfer syntax, with Pixel Padding (an exact value, which a lower
         resolution would blur), and where the reduced decode fails.
 
@@ -96,10 +78,23 @@ def stored_values(dataset: Dataset, target: tuple[int, int] | None = None) -> np
         Absent, contradictory, too large, of several frames or samples, or not decodable; the attribute is named.
     """
     description = describe_pixels(dataset)
+    return decoded(dataset, description, _pixel_bytes(dataset), str(dataset["PixelData"].VR), target)
+
+
+def decoded(
+    dataset: Dataset,
+    description: PixelDescription,
+    data: bytes | memoryview,
+    vr: str,
+    target: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """As `stored_values`, of the value of Pixel Data and its VR; a view of `data` where nothing has to be changed."""
     syntax = _transfer_syntax(dataset)
+    if not len(data):
+        raise UnreadablePixels(f"{name('PixelData')} is empty")
     if syntax in DECODERS:
-        return _encapsulated(dataset, description, syntax, target)
-    return _native(dataset, description, syntax)
+        return _encapsulated(dataset, description, syntax, bytes(data), target)
+    return _native(description, syntax, data, vr)
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
@@ -115,8 +110,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     return syntax
 
 
-def _native(dataset: Dataset, description: PixelDescription, syntax: UID) -> np.ndarray:
-    data = _pixel_bytes(dataset)
+def _native(description: PixelDescription, syntax: UID, data: bytes | memoryview, vr: str) -> np.ndarray:
     row = description.columns * description.bytes_allocated
     expected = description.rows * row
     # A surplus of less than a row is padding; a row or more contradicts Rows and Columns.
@@ -128,34 +122,44 @@ def _native(dataset: Dataset, description: PixelDescription, syntax: UID) -> np.
     sample = np.dtype(f"{'i' if description.signed else 'u'}{description.bytes_allocated}")
     if syntax.is_little_endian:
         pixels = np.frombuffer(data, sample.newbyteorder("<"), count=description.rows * description.columns)
-    elif description.bytes_allocated == 1 and dataset["PixelData"].VR == "OW":
+    elif description.bytes_allocated == 1 and vr == "OW":
         # The bytes of a word change places in Big Endian. Source: PS3.5 8.1.1, 7.3.
         words = np.frombuffer(data, "u2", count=len(data) // 2).byteswap()
         pixels = words.view(sample)[: description.rows * description.columns]
     else:
         pixels = np.frombuffer(data, sample.newbyteorder(">"), count=description.rows * description.columns)
-    pixels = pixels.astype(sample, copy=False).reshape(description.rows, description.columns)
+    pixels = pixels.astype(sample, copy=not pixels.flags.aligned).reshape(description.rows, description.columns)
     return _within_bits_stored(pixels, description)
 
 
 def _encapsulated(
-    dataset: Dataset, description: PixelDescription, syntax: UID, target: tuple[int, int] | None
+    dataset: Dataset, description: PixelDescription, syntax: UID, data: bytes, target: tuple[int, int] | None
 ) -> np.ndarray:
-    frame = _frame(dataset, description)
+    frame = _frame(data, description)
     codestream = read_codestream(frame) if syntax != RLELossless else None
     if codestream is not None:
         _check_codestream(codestream, description)
     low, high = description.extremes
     if codestream is not None and target is not None and "PixelPaddingValue" not in dataset:
-        reduced = _reduced(frame, codestream, description, syntax, target)
-        if reduced is not None:
-            return np.clip(reduced, low, high)
-    pixels = _full(dataset, frame, codestream, description, syntax)
+        lower = reduced(frame, codestream, description, syntax, target)
+        if lower is not None:
+            return np.clip(lower, low, high)
+    pixels = _full(_with_pixels(dataset, data), frame, codestream, description, syntax)
     return _within_bits_stored(pixels, description) if syntax in LOSSLESS else np.clip(pixels, low, high)
 
 
-def _frame(dataset: Dataset, description: PixelDescription) -> bytes:
-    data = _pixel_bytes(dataset)
+def _with_pixels(dataset: Dataset, data: bytes) -> Dataset:
+    """Return a dataset as the library's decoders want it."""
+    if "PixelData" in dataset:
+        return dataset
+    whole = Dataset()
+    whole.update(dataset)
+    whole.file_meta = dataset.file_meta
+    whole.PixelData = data
+    return whole
+
+
+def _frame(data: bytes, description: PixelDescription) -> bytes:
     most = _LARGEST_EXPANSION * description.rows * description.columns * description.bytes_allocated + (1 << 16)
     if len(data) > most:
         raise UnreadablePixels(
@@ -167,7 +171,7 @@ def _frame(dataset: Dataset, description: PixelDescription) -> bytes:
         if len(offsets) > 1:
             raise UnreadablePixels(f"{name('PixelData')} holds {len(offsets)} frames, expected 1")
         return next(generate_frames(data, number_of_frames=1))
-    except (*_UNDECODABLE, StopIteration) as error:
+    except (*UNDECODABLE, StopIteration) as error:
         raise UnreadablePixels(f"{name('PixelData')} is not divided into fragments as PS3.5 A.4 tells") from error
 
 
@@ -196,7 +200,7 @@ def _full(
             pixels = _extended(frame, codestream, description)
         else:
             pixels, _ = get_decoder(syntax).as_array(dataset, index=0, raw=True, decoding_plugin=DECODERS[syntax])
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise UnreadablePixels(
             f"{name('PixelData')} of {syntax.name} does not decode ({type(error).__name__})"
         ) from error
@@ -230,54 +234,6 @@ def _extended(frame: bytes, codestream: Codestream, description: PixelDescriptio
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, precision, precision - 1, int(description.signed)))
     data = image.GetBuffer().encode("utf-8", "surrogateescape")
     return np.frombuffer(data, np.int16 if description.signed else np.uint16).reshape(codestream.rows, -1)
-
-
-def _reduced(
-    frame: bytes, codestream: Codestream, description: PixelDescription, syntax: UID, target: tuple[int, int]
-) -> np.ndarray | None:
-    """Decode JPEG 2000 at a lower resolution; None where that is of no use or fails. Source: ITU-T T.800 B.5."""
-    if syntax not in WITH_RESOLUTIONS or codestream.signed or description.signed:
-        return None
-    levels = 0
-    while codestream.rows >> (levels + 1) >= 2 * target[0] and codestream.columns >> (levels + 1) >= 2 * target[1]:
-        levels += 1
-    # Some encoders' tiles defeat a higher reduction (RG1_J2KI.dcm: 2); the next lower one is still faster than none.
-    for reduction in range(levels, 0, -1):
-        try:
-            with Image.open(BytesIO(frame), formats=["JPEG2000"]) as picture:
-                picture.reduce = reduction  # type: ignore[method-assign, assignment]  # a plain attribute of this format
-                picture.load()
-                pixels = np.asarray(picture)
-        except _UNDECODABLE:
-            continue
-        expected = tuple(-(-side >> reduction) for side in (codestream.rows, codestream.columns))
-        if pixels.shape != expected or pixels.dtype not in (np.uint8, np.uint16):
-            return None
-        # Pillow scales a precision of 9 to 16 bits up to 16, without rounding.
-        shift = 16 - codestream.precision if pixels.dtype == np.uint16 else 0
-        pixels = (pixels >> shift).astype(np.uint8 if description.bytes_allocated == 1 else np.uint16, copy=False)
-        return _centred(pixels, reduction, codestream)
-    return None
-
-
-def _centred(pixels: np.ndarray, reduction: int, codestream: Codestream) -> np.ndarray:
-    """Move a lower resolution to where its pixels stand for the area that they cover.
-
-    Its pixel k lies on pixel 2^reduction k of the full image, but a resize takes it for the middle of its area. Left
-    as it is, the picture is shifted by up to half a reduced pixel, which makes most of its difference. Source: ITU-T
-    T.800 F.3 (the low-pass samples are the even ones).
-    """
-    step = 2**reduction
-    rows, columns = pixels.shape
-    scale_y, scale_x = codestream.rows / rows / step, codestream.columns / columns / step
-    matrix = np.array(
-        [
-            [scale_x, 0, (codestream.columns / columns - 1) / 2 / step],
-            [0, scale_y, (codestream.rows / rows - 1) / 2 / step],
-        ]
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(pixels, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _pixel_bytes(dataset: Dataset) -> bytes:

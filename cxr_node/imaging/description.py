@@ -80,6 +80,11 @@ def describe_pixels(dataset: Dataset) -> PixelDescription:
     if "PixelData" not in dataset:
         other = next((keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData") if keyword in dataset), "")
         raise UnreadablePixels(f"{name('PixelData')} is absent" + (f", found {name(other)}" if other else ""))
+    return describe_module(dataset)
+
+
+def describe_module(dataset: Dataset) -> PixelDescription:
+    """As `describe_pixels`, of a dataset whose Pixel Data is elsewhere."""
     for keyword in ("SamplesPerPixel", "NumberOfFrames"):
         if (count := whole_number(dataset, keyword, absent=1)) != 1:
             raise UnreadablePixels(f"{name(keyword)} is {count}, expected 1")

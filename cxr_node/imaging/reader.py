@@ -1,5 +1,6 @@
 """A DICOM image as a radiograph."""
 
+import errno
 import struct
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ from cxr_node.imaging.radiograph import Radiograph
 
 _LARGEST_INFLATED = 2 * MAXIMUM_PIXELS + (64 << 20)  # the largest image of 16 bits, and a header
 _CHUNK = 1 << 20
+_NO_DATASET = (*UNCONVERTIBLE, RecursionError)  # sequences in sequences, deeper than Python goes
 
 
 def radiograph_from_dataset(dataset: Dataset, target: tuple[int, int] | None = None) -> Radiograph:
@@ -40,8 +42,13 @@ def radiograph_from_dicom_file(path: Path, target: tuple[int, int] | None = None
     """
     try:
         dataset = read_dataset(path)
-    except (*UNCONVERTIBLE, InvalidDicomError, EOFError, NotImplementedError, struct.error, zlib.error) as error:
+    except (*_NO_DATASET, InvalidDicomError, EOFError, NotImplementedError, struct.error, zlib.error) as error:
         raise UnreadablePixels(f"the file does not read to its end ({type(error).__name__})") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        # The library's own, where it finds no tag or is told to seek before the beginning: the bytes, not the disk.
+        raise UnreadablePixels("the file does not read to its end (no tag where one must be)") from error
     return radiograph_from_dataset(dataset, target)
 
 

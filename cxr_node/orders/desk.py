@@ -1,5 +1,6 @@
 """The desk where HL7 orders are handed in: what one says is durable before it is acknowledged, and its study raised."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 
@@ -13,9 +14,14 @@ from cxr_node.orders.hl7_acknowledgement import ACCEPTED, ERROR, REJECTED, TRY_L
 from cxr_node.orders.hl7_message import Header, Rejection, decode, read_orders
 from storage import Database, Doorbell, audit, messages, orders, studies
 from storage.errors import StorageError
+from storage.faults import fault_point
 from storage.orders import Order
 
 log = get_logger("orders")
+
+# HL7 v2.5.1 table 0076, of departments around a RIS.
+_KINDS = re.compile("ACK|ADT|BAR|DFT|MDM|MFN|OMG|OMI|OML|ORM|ORR|ORU|QBP|QRY|RAS|RDE|RSP|SIU|SRM|SRR|VXU")
+_TRIGGER = re.compile(r"(?:[A-Z]\d\d)?")
 
 
 class OrderDesk:
@@ -45,7 +51,7 @@ class OrderDesk:
             with self._database.begin() as connection:
                 before = orders.answered(connection, peer, header.control_id, text) if header.control_id else None
                 if before is not None:
-                    log.info("message_known", peer_address=peer, message_type=header.message_type)
+                    log.info("message_known", peer_address=peer, message_type=_named(header.message_type))
                     return before.encode(header.encoding, "replace")
                 refusal = found if isinstance(found, Rejection) else None
                 code = REJECTED if refusal is not None else ACCEPTED
@@ -65,6 +71,7 @@ class OrderDesk:
         except (StorageError, SQLAlchemyError) as error:
             log.error("message_not_kept", peer_address=peer, error_type=type(error).__name__)
             return self._answered(peer, header, ERROR, acknowledge(header, ERROR, now=now, why=TRY_LATER), TRY_LATER)
+        fault_point("orders.kept")
         if raised:
             for topic in ("worklist", "analyze", "deliver"):
                 self._doorbell.ring(topic)
@@ -110,5 +117,7 @@ class OrderDesk:
 
 
 def _named(message_type: str) -> str:
-    """The message type for the log, where it is one: another text could be anything."""
-    return message_type if message_type.replace("^", "").isalnum() else "(none)"
+    """The message type for the log, where it is one that an interface engine may send here: another text could be
+    anything, and three capitals are a name too."""
+    kind, _, trigger = message_type.partition("^")
+    return message_type if _KINDS.fullmatch(kind) and _TRIGGER.fullmatch(trigger) else "(other)"

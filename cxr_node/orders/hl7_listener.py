@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from cxr_node.errors import SettingsError
 from cxr_node.log import get_logger
+from cxr_node.tls import shake_hands, trouble_of
 
 log = get_logger("orders")
 
@@ -34,6 +36,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 class FramingError(Exception):
     """The bytes are no MLLP blocks: the connection ends, for nobody knows where the next message begins."""
+
+
+class _NoHandshake(Exception):
+    """The connection ended before it was inside TLS; the message says why."""
 
 
 class Senders:
@@ -131,6 +137,7 @@ class Hl7Listener:
     ----------
     senders : addresses and networks of node.toml
     take : a message and the address it came from in, its acknowledgement out
+    context : of TLS; None for none
 
     Raises
     ------
@@ -138,9 +145,18 @@ class Hl7Listener:
         The address cannot be listened on, or a sender is neither address nor network.
     """
 
-    def __init__(self, host: str, port: int, senders: Sequence[str], take: Callable[[bytes, str], bytes]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        senders: Sequence[str],
+        take: Callable[[bytes, str], bytes],
+        *,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self._senders = Senders(senders)
         self._take = take
+        self._context = context
         self._lock = threading.Lock()
         self._open: dict[socket.socket, str] = {}
         listener = self
@@ -190,10 +206,13 @@ class Hl7Listener:
             self._open[request] = address
         return True
 
-    def _serve(self, connection: socket.socket, address: str) -> None:
+    def _serve(self, accepted: socket.socket, address: str) -> None:
+        connection = accepted
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._context is not None:
+                connection = self._secured(accepted, address, self._context)
             blocks = Blocks(connection)
             while (message := blocks.next()) is not None:
                 answer = self._take(message, address)
@@ -201,11 +220,26 @@ class Hl7Listener:
                 connection.sendall(START + answer + END + b"\r")
         except FramingError as error:
             log.warning("framing_broken", peer_address=address, reason=str(error))
+        except _NoHandshake as error:
+            log.warning("tls_handshake_failed", peer_address=address, reason=str(error))
         except OSError as error:
             log.warning("connection_broke", peer_address=address, error_type=type(error).__name__)
         finally:
             with self._lock:
+                self._open.pop(accepted, None)
                 self._open.pop(connection, None)
+            connection.close()  # inside TLS it is no longer the one that the server closes
+
+    def _secured(self, accepted: socket.socket, address: str, context: ssl.SSLContext) -> socket.socket:
+        """Shake hands, in this connection's own thread; what counts and closes connections knows the new one."""
+        try:
+            connection = shake_hands(context, accepted)
+        except OSError as error:
+            raise _NoHandshake(trouble_of(error)) from error
+        with self._lock:
+            self._open.pop(accepted, None)
+            self._open[connection] = address
+        return connection
 
 
 def _report(server: Any, request: Any, client_address: Any) -> None:

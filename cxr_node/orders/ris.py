@@ -21,7 +21,7 @@ from cxr_node.errors import RisRefused, RisUnavailable
 from cxr_node.orders.priority import read_priority
 from cxr_node.requestor import associate
 from cxr_node.settings import Ris
-from cxr_node.tls import client_context
+from cxr_node.tls import Minimum, client_context
 from storage.orders import MWL, Order, matches
 from storage.studies import Study
 
@@ -147,10 +147,12 @@ def _text(dataset: Dataset, keyword: str) -> str:
 class RisWorklist:
     """The SCU. `tls_files` are certificate, key and ca of node.toml, resolved; absent where not given."""
 
-    def __init__(self, ris: Ris, *, calling_ae_title: str, tls_files: dict[str, Path]) -> None:
+    def __init__(
+        self, ris: Ris, *, calling_ae_title: str, tls_files: dict[str, Path], tls_minimum: Minimum = "1.2"
+    ) -> None:
         self._ris = ris
         self._calling_ae_title = calling_ae_title
-        self._tls_files = tls_files
+        self._tls_files, self._tls_minimum = tls_files, tls_minimum
 
     @property
     def _where(self) -> str:
@@ -216,6 +218,6 @@ class RisWorklist:
 
     def _tls_context(self) -> ssl.SSLContext:
         try:
-            return client_context(self._tls_files)
+            return client_context(self._tls_files, minimum=self._tls_minimum)
         except OSError as error:  # ssl.SSLError is one
             raise RisUnavailable(f"orders.ris.tls: {error.strerror or type(error).__name__}") from error

@@ -7,7 +7,6 @@ new study → job "order" → orders that were here before it, then the worklist
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +14,20 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
+from cxr_node import tls
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
 from cxr_node.findings.priority import rank_of
-from cxr_node.log import get_logger
+from cxr_node.log import get_logger, told_by
 from cxr_node.orders.desk import OrderDesk
 from cxr_node.orders.hl7_listener import Hl7Listener
 from cxr_node.orders.ris import RisWorklist, Told
 from cxr_node.settings import Settings
 from cxr_node.work import Outcome, Worker
 from cxr_node.work.heartbeat import beating
+from cxr_node.work.owner import owner
 from storage import Database, Doorbell, audit, orders, studies
+from storage.faults import fault_point
 from storage.jobs import Job
 
 log = get_logger("orders")
@@ -57,6 +59,7 @@ class OrderJobs:
             except CxrNodeError as error:
                 yield job, error
                 continue
+            fault_point("orders.asked")
             yield job, _Settle(study.study_instance_uid, told, self._now)
 
 
@@ -89,14 +92,15 @@ def make_worker(settings: Settings, database: Database) -> Worker:
         ris,
         calling_ae_title=settings.receive.ae_title,
         tls_files={name: settings.path(value) for name, value in files.items() if value},
+        tls_minimum=settings.node.tls_minimum,
     )
     return Worker(
         database=database,
-        doorbell=Doorbell(settings.data_dir / "run"),
+        doorbell=Doorbell(settings.data_dir / "run", database),
         kinds=(KIND,),
         topic=TOPIC,
         handle=OrderJobs(database, worklist if ris.ae_title.strip() else None).handle,
-        owner=f"{TOPIC}:{os.getpid()}:main",
+        owner=owner(settings.data_dir, TOPIC, "main"),
         max_attempts=lambda job: MAX_ATTEMPTS,
         ring_after=("worklist", "analyze"),
     )
@@ -108,7 +112,8 @@ def run_orders(settings: Settings, stop: threading.Event) -> None:
     Raises
     ------
     SettingsError
-        The address of the listener cannot be listened on, or a sender is neither address nor network.
+        The address of the listener cannot be listened on, a sender is neither address nor network, or a TLS file is not
+        what it must be.
     """
     # Its lines quote what they are about; the line of the job says the same in a sentence.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
@@ -116,8 +121,15 @@ def run_orders(settings: Settings, stop: threading.Event) -> None:
     database.migrate()
     wanted, listener = settings.orders, None
     if wanted.hl7_port:
-        desk = OrderDesk(database, Doorbell(settings.data_dir / "run"), now=utc_now)
-        listener = Hl7Listener(wanted.hl7_host, wanted.hl7_port, wanted.hl7_senders, desk.take)
+        desk = OrderDesk(database, Doorbell(settings.data_dir / "run", database), now=utc_now)
+        context = tls.listener(
+            "orders.hl7_tls",
+            wanted.hl7_tls,
+            settings.path,
+            minimum=settings.node.tls_minimum,
+            tell=told_by(log, "orders.hl7_tls"),
+        )
+        listener = Hl7Listener(wanted.hl7_host, wanted.hl7_port, wanted.hl7_senders, desk.take, context=context)
         listener.start()
     log.info("orders_ready", hl7_port=wanted.hl7_port, ris=wanted.ris.ae_title.strip())
     try:

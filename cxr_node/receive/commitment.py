@@ -18,6 +18,7 @@ from cxr_node.log import get_logger
 from cxr_node.receive.contexts import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from storage import Database, Doorbell, audit, commitments, jobs
 from storage.errors import StorageError
+from storage.faults import fault_point
 
 log = get_logger("receive")
 
@@ -81,6 +82,7 @@ class Commitment:
         except (StorageError, SQLAlchemyError) as error:
             log.error("report_not_kept", error_type=type(error).__name__)
             return PROCESSING_FAILURE, None
+        fault_point("receive.report-kept")
         told_by = {"calling_ae_title": calling, "transaction_uid": transaction_uid}
         if kept is None:
             log.warning("report_not_awaited", **told_by)
@@ -130,6 +132,7 @@ class Commitment:
         except (StorageError, SQLAlchemyError) as error:
             log.error("request_not_kept", error_type=type(error).__name__)
             return PROCESSING_FAILURE, None
+        fault_point("receive.request-kept")
         if is_other:  # of the statuses of N-ACTION none says "transaction UID in use"
             return self._refused("request", INVALID_ARGUMENT, calling)
         log.info(

@@ -41,6 +41,7 @@ from cxr_node.receive.statuses import (
 from cxr_node.settings import PRIORITY, Settings
 from storage import Database, Doorbell, audit, jobs, manifests, studies
 from storage.errors import StorageError
+from storage.faults import fault_point
 from storage.manifests import COMPLETED, IN_PROGRESS, STATES, Awaited, Listed
 
 log = get_logger("receive")
@@ -239,6 +240,7 @@ class ManifestScp:
                 return Answer(DUPLICATE_SOP_INSTANCE, "this SOP Instance UID is known")
             for study in said.studies:
                 self._heard(connection, SOURCES[sop_class_uid], said.state, study, calling, now)
+        fault_point("receive.manifest-kept")
         return Answer(SUCCESS)
 
     def _update(self, event: evt.Event, sop_instance_uid: str, now: datetime) -> Answer:

@@ -58,16 +58,18 @@ class Recorder:
             self._ended.append(association)
         self._ring()
 
-    def rejected(self, calling_ae_title: str, called_ae_title: str, peer_address: str, reason: str) -> None:
-        """Somebody was turned away."""
+    def rejected(
+        self, calling_ae_title: str, called_ae_title: str, peer_address: str, reason: str, certificate: str = ""
+    ) -> None:
+        """Somebody was turned away; `certificate` is the one that was shown."""
         at = self._now()
         key = (calling_ae_title, called_ae_title, peer_address, reason)
         with self._lock:
             known = self._rejected.get(key)
             if known is not None:
-                self._rejected[key] = replace(known, attempts=known.attempts + 1, last_at=at)
+                self._rejected[key] = replace(known, attempts=known.attempts + 1, last_at=at, certificate=certificate)
             elif len(self._rejected) < MOST_CALLERS:
-                self._rejected[key] = Rejected(*key, attempts=1, first_at=at, last_at=at)
+                self._rejected[key] = Rejected(*key, attempts=1, first_at=at, last_at=at, certificate=certificate)
             else:
                 self._uncounted += 1
         self._ring()
@@ -149,5 +151,7 @@ class Recorder:
                 "peer_address": item.peer_address,
                 "attempts": item.attempts,
             }
+            if item.certificate:
+                detail["certificate"] = item.certificate
             audit.record(connection, "association_refused", actor=item.calling_ae_title, now=at, detail=detail)
         return untold

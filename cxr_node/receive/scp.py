@@ -15,25 +15,27 @@ from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 
 from cxr_node import metrics
 from cxr_node.clock import utc_now
-from cxr_node.errors import SettingsError
-from cxr_node.log import get_logger
+from cxr_node.log import get_logger, told_by
 from cxr_node.receive.callers import Callers, Refusal
 from cxr_node.receive.commitment import Commitment
 from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
-from cxr_node.receive.intake import Intake, Requested, Sender
+from cxr_node.receive.intake import Intake, Requested
 from cxr_node.receive.manifests import MANIFEST_CLASSES, ManifestScp
 from cxr_node.receive.open_association import OpenAssociation
 from cxr_node.receive.recorder import Recorder
+from cxr_node.receive.records import Sender
+from cxr_node.receive.server import make_server
 from cxr_node.receive.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, UNEXPECTED, Answer
 from cxr_node.receive.transport import (
     cut,
     discard_unfinished,
     discard_unserved,
-    end_of_probe,
-    make_server,
+    seldom,
     write_failed,
 )
 from cxr_node.settings import Settings
+from cxr_node.strangers import guards
+from cxr_node.tls import Shown, listener, shown_by
 from storage import Database, Doorbell
 from storage.associations import ABORTED, RELEASED
 
@@ -41,6 +43,7 @@ log = get_logger("receive")
 
 MAXIMUM_PDU = 131072
 ENDS_WITHIN_S = 3.0  # an instance whose last byte is here may still be answered when the node stops
+_SAYS_WHO_IT_IS_WITHIN_S = 30.0  # as DCMTK and others have it
 _POLL_S = 0.1
 
 
@@ -86,21 +89,24 @@ class StorageScp:
         ae.maximum_pdu_size = MAXIMUM_PDU
         # Our own limit answers first; this one is for connections that have not said who they are.
         ae.maximum_associations = receive.maximum_associations * 2 + 16
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = receive.idle_timeout_s
+        ae.dimse_timeout = ae.network_timeout = receive.idle_timeout_s
+        ae.acse_timeout = min(receive.idle_timeout_s, _SAYS_WHO_IT_IS_WITHIN_S)
         ae.add_supported_context(VERIFICATION)
         for sop_class in STORAGE_CLASSES:
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         for sop_class in MANIFEST_CLASSES:
             ae.add_supported_context(sop_class)
-        commitment = Commitment(database, Doorbell(settings.data_dir / "run"))
+        commitment = Commitment(database, Doorbell(settings.data_dir / "run", database))
         commitment.support(ae)
-        manifest_scp = ManifestScp(settings, database, Doorbell(settings.data_dir / "run"))
+        manifest_scp = ManifestScp(settings, database, Doorbell(settings.data_dir / "run", database))
         self._server = make_server(
             ae,
             (receive.host, receive.port if port is None else port),
             transport=receive.transport,
             ssl_context=_tls_context(settings),
+            tell_stranger=self._stranger,
             handlers=[
+                *guards(),
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._accepted),
                 (evt.EVT_C_STORE, self._store),
@@ -158,22 +164,31 @@ class StorageScp:
         request: Any = association.requestor.primitive
         calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
         address = str(association.requestor.address)
-        refused = self._refusal(calling, called, address, association)
+        shown = _shown_over(association)
+        refused = self._refusal(calling, called, address, shown, association)
         if refused is None:
             return
         refusal, reason = refused
+        certificate = "" if shown is None else str(shown)
         metrics.ASSOCIATIONS.labels("refused").inc()
-        log.warning("association_refused", reason=reason, calling_ae_title=calling, peer_address=address)
+        told = {"certificate": certificate} if certificate else {}
+        seldom.warning("association_refused", reason=reason, calling_ae_title=calling, peer_address=address, **told)
         association.acse.send_reject(*refusal.value)
         association.kill()
-        self._recorder.rejected(calling, called, address, reason)
+        self._recorder.rejected(calling, called, address, reason, certificate)
 
-    def _refusal(self, calling: str, called: str, address: str, association: Any) -> tuple[Refusal, str] | None:
+    def _stranger(self, address: str, reason: str) -> None:
+        """A connection ended in its TLS handshake because of the certificate: before it could say who it is."""
+        self._recorder.rejected("", "", address, "tls", reason)
+
+    def _refusal(
+        self, calling: str, called: str, address: str, shown: Shown | None, association: Any
+    ) -> tuple[Refusal, str] | None:
         """Decide, and take a place where there is one; with a refusal goes its reason, in a word."""
         if called != self._settings.ae_title.strip():
             return Refusal.CALLED_AE_TITLE, "called_ae_title"
-        if not self._callers.allows(calling, address):
-            return Refusal.CALLING_AE_TITLE, "calling_ae_title"
+        if unknown := self._callers.refusal(calling, address, shown):
+            return Refusal.CALLING_AE_TITLE, unknown
         with self._lock:
             self._forget_dead()
             of_caller = sum(item.calling_ae_title == calling for item in self._open.values())
@@ -210,7 +225,6 @@ class StorageScp:
         if event.assoc.requestor.primitive is None:
             metrics.ASSOCIATIONS.labels("probe").inc()
         discard_unfinished(event.assoc)
-        end_of_probe(event.assoc)
         self._end(event.assoc)
 
     def _end(self, association: Any) -> None:
@@ -288,28 +302,19 @@ class StorageScp:
         return answer
 
 
+def _shown_over(association: Any) -> Shown | None:
+    """Return the certificate shown over the connection of an association."""
+    link = association.dul.socket
+    return None if link is None else shown_by(link.socket)
+
+
 def _join(thread: threading.Thread, timeout_s: float) -> None:
     if thread.is_alive():  # one that is about to start is listed already, and cannot be joined
         thread.join(timeout_s)
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the listener's context by BCP 195: TLS 1.2 or newer, a client certificate unless node.toml waives it."""
     tls = settings.receive.tls
-    if not tls.enabled:
-        return None
-    if not (tls.certificate and tls.key):
-        raise SettingsError("receive.tls: certificate and key are both needed")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.path(tls.certificate), settings.path(tls.key))
-        if tls.ca:
-            context.load_verify_locations(settings.path(tls.ca))
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"receive.tls: {error}") from error
-    if tls.require_client_certificate:
-        if not tls.ca:
-            raise SettingsError("receive.tls: ca is needed to check the certificates of callers")
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+    return listener(
+        "receive.tls", tls, settings.path, minimum=settings.node.tls_minimum, tell=told_by(log, "receive.tls")
+    )

@@ -1,35 +1,31 @@
-"""The stage: one acceptor, or several processes of them on one port, until it is told to stop."""
+"""The stage: one acceptor, or several processes of them on one port, until it is told to stop.
+
+This module loads neither pynetdicom nor a database library: the process that minds the acceptors needs none of them.
+"""
 
 import contextlib
-import multiprocessing
 import os
+import pickle
+import select
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-
-from prometheus_client import multiprocess
+from typing import Any
 
 from cxr_node.errors import SettingsError
-from cxr_node.log import configure_logging, get_logger
-from cxr_node.receive.intake import Intake
-from cxr_node.receive.recorder import Recorder
-from cxr_node.receive.scp import ENDS_WITHIN_S, StorageScp
-from cxr_node.receive.stow import Stow, create_app
-from cxr_node.receive.watch import CALLING_DROP, WatchedFolder
-from cxr_node.receive.web_server import WebServer
+from cxr_node.log import get_logger
+from cxr_node.receive.lean import load_lean
 from cxr_node.settings import Settings
-from cxr_node.signals import stop_on_signals
-from cxr_node.work.heartbeat import beating
-from storage import Database, Doorbell, InstanceFiles
+from storage.errors import StorageError
 
 log = get_logger("receive")
 
-HEALTHY_AFTER_S = 60.0  # an acceptor that ran this long starts its backoff anew
+HEALTHY_AFTER_S = 60.0  # a process that ran this long starts its backoff anew
 LONGEST_BACKOFF_S = 30.0
+_END_WITHIN_S = 5.0  # longer than an acceptor gives its associations
 _LOOK_EVERY_S = 0.2
 
 
@@ -40,136 +36,100 @@ def run_receive(settings: Settings, stop: threading.Event) -> None:
     ------
     SettingsError
         The address cannot be listened on, or a caller or TLS file is not what it must be.
+    StorageError
+        Database or folder cannot be opened.
     """
-    with _other_ways_in(settings):
-        if settings.receive.processes == 1:
-            _accept(settings, stop)
-        else:
-            _Acceptors(settings).run(stop)
-
-
-@contextlib.contextmanager
-def _other_ways_in(settings: Settings) -> Iterator[None]:
-    """Serve STOW-RS and watch the folders for the block, where node.toml says so: once, however many acceptors."""
-    receive, has_inbox = settings.receive, settings.worklist.drop.enabled
-    if not (receive.dicomweb.port or receive.watch.path or has_inbox):
-        yield
+    if settings.receive.processes > 1:
+        _Processes(settings).run(stop)
         return
-    database = Database(settings.database_url)
-    database.migrate()
-    files = InstanceFiles(settings.instances_dir)
-    intake = _intake(settings, database, files)
-    with contextlib.ExitStack() as stack:
-        stack.callback(database.dispose)
-        if receive.dicomweb.port:
-            recorder = Recorder(database)
-            stack.callback(recorder.close)
-            app = create_app(Stow(settings, intake, database, files, recorder=recorder))
-            server = WebServer(app, receive.dicomweb.host, receive.dicomweb.port)
-            stack.callback(server.close)
-            server.start()
-            log.info("stow_ready", host=receive.dicomweb.host, port=server.port)
-        if receive.watch.path:
-            folder = WatchedFolder(
-                settings.path(receive.watch.path),
-                intake,
-                files,
-                called_ae_title=receive.ae_title.strip(),
-                settle_s=receive.watch.settle_s,
-                keep=receive.watch.keep,
-            )
-            stack.callback(folder.close)
-            folder.start()
-            log.info("watch_ready")
-        if has_inbox:
-            inbox = _inbox(settings, intake, files)
-            stack.callback(inbox.close)
-            inbox.start()
-        yield
+    load_lean()
+    from cxr_node.receive.acceptor import accept
+
+    with stow_of(settings), folders_of(settings):
+        accept(settings, stop, tell=lambda port: _tell_ready(settings, port))
 
 
-def _inbox(settings: Settings, intake: Intake, files: InstanceFiles) -> WatchedFolder:
-    """Return what takes in the images that somebody sent to the worklist from the page where images are tried.
+def stow_of(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Serve STOW-RS for the block, if node.toml asks for it."""
+    if not settings.receive.dicomweb.port:
+        return contextlib.nullcontext()
+    from cxr_node.receive.ways import stow
 
-    The page renames them into the folder, so that they are whole when they are seen.
-    """
-    folder = settings.data_dir / "inbox"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return WatchedFolder(
-        folder,
-        intake,
-        files,
-        called_ae_title=settings.receive.ae_title.strip(),
-        settle_s=0.0,
-        keep=False,
-        calling_ae_title=CALLING_DROP,
-    )
+    return stow(settings)
 
 
-def _intake(settings: Settings, database: Database, files: InstanceFiles) -> Intake:
-    return Intake(
-        database,
-        files,
-        Doorbell(settings.data_dir / "run"),
-        quiet_period_s=settings.receive.quiet_period_s,
-        min_free_bytes=settings.receive.min_free_gb * 1e9,
-        asks_for_orders=settings.orders.enabled,
-    )
+def folders_of(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Watch folders for the block, if node.toml asks for it."""
+    if not (settings.receive.watch.path or settings.worklist.drop.enabled):
+        return contextlib.nullcontext()
+    from cxr_node.receive.ways import watched_folders
+
+    return watched_folders(settings)
 
 
-def _accept(
-    settings: Settings, stop: threading.Event, port: int | None = None, ready: Connection | None = None
-) -> None:
-    """Run one acceptor in this process; with `port`, beside others."""
-    database = Database(settings.database_url)
-    database.migrate()
-    files = InstanceFiles(settings.instances_dir)
-    intake = _intake(settings, database, files)
-    try:
-        scp = StorageScp(
-            settings, intake, database, files.new_temporary().parent, reuse_port=port is not None, port=port
-        )
-    except OSError as error:
-        raise _cannot_listen(settings, error) from error
-    scp.start()
-    if ready is None:
-        log.info("receive_ready", ae_title=settings.receive.ae_title, host=settings.receive.host, port=scp.port)
-    else:
-        with contextlib.suppress(OSError):  # nobody listens any more: `stop` follows
-            ready.send(True)
-    try:
-        with beating(database, "receive", lambda: {"open_associations": scp.open_associations}):
-            stop.wait()
-    finally:
-        scp.close()
-        database.dispose()
+def _tell_ready(settings: Settings, port: int, **more: Any) -> None:
+    receive = settings.receive
+    log.info("receive_ready", ae_title=receive.ae_title, host=receive.host, port=port, **more)
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> SettingsError:
+def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
+    """Return what is told of an address that is taken, or none of this machine."""
     return SettingsError(f"receive: cannot listen on {settings.receive.host}:{settings.receive.port}: {error.strerror}")
 
 
+@dataclass(frozen=True)
+class Errand:
+    """What a process of the stage is for; it reads this from its standard input, which stays open while we live."""
+
+    settings: Settings
+    port: int
+    is_stow: bool = False  # else an acceptor
+    watches: bool = False  # the folders too
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a process says once: that it serves, or with a sentence why it cannot."""
+
+    sentence: str = ""
+    is_settings: bool = False  # node.toml is at fault, else the storage
+
+
 @dataclass
-class _Acceptor:
+class _Child:
     """A process and its history."""
 
-    process: BaseProcess | None = None
-    ready: Connection | None = None
+    is_stow: bool = False
+    watches: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    word: int = -1  # descriptor to read it from
     started_at: float = 0.0
     start_at: float = 0.0
     deaths: int = 0
     is_ready: bool = False
 
-    def hear(self) -> bool:
-        """Whether it has said that it accepts."""
-        if not self.is_ready and self.ready is not None and self.ready.poll():
-            with contextlib.suppress(EOFError):  # it died instead
-                self.is_ready = bool(self.ready.recv())
-        return self.is_ready
+    @property
+    def name(self) -> str:
+        """What events are called after."""
+        return "stow" if self.is_stow else "acceptor"
+
+    def hear(self) -> SettingsError | StorageError | None:
+        """Note that it serves; return why it cannot, if it has said so."""
+        if self.is_ready or self.word < 0 or not select.select([self.word], [], [], 0)[0]:
+            return None
+        data = os.read(self.word, 1 << 16)
+        if not data:
+            return None  # it died instead
+        word: Word = pickle.loads(data)
+        if word.sentence:
+            return SettingsError(word.sentence) if word.is_settings else StorageError(word.sentence)
+        self.is_ready = True
+        return None
 
 
-class _Acceptors:
-    """Keeps several acceptor processes on one port; the kernel shares the connections out among them.
+class _Processes:
+    """Keeps several acceptor processes on one port, which the kernel shares the connections out among, and one for
+    STOW-RS where node.toml asks for it. The first acceptor watches the folders.
 
     This process holds the port but accepts nothing: it stays taken while an acceptor is started anew, and no other
     program gets in between.
@@ -177,18 +137,13 @@ class _Acceptors:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # Forked from a server that has loaded the modules and nothing else: threads, locks and database connections of
-        # this process are none of theirs, and one that died is back in a tenth of a second instead of several.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__])
-        self._acceptors = [_Acceptor() for _ in range(settings.receive.processes)]
+        self._children = [_Child(watches=number == 0) for number in range(settings.receive.processes)]
+        if settings.receive.dicomweb.port:
+            self._children.append(_Child(is_stow=True))
         self._is_announced = False
 
     def run(self, stop: threading.Event) -> None:
         """Start all, mind them until `stop`, end all."""
-        database = Database(self._settings.database_url)
-        database.migrate()
-        database.dispose()
         with _hold_port(self._settings) as holder:
             port = int(holder.getsockname()[1])
             try:
@@ -201,68 +156,84 @@ class _Acceptors:
 
     def _mind(self, port: int) -> None:
         now = time.monotonic()
-        for acceptor in self._acceptors:
-            if acceptor.process is not None and not acceptor.process.is_alive():
-                self._bury(acceptor, now)
-            if acceptor.process is None and now >= acceptor.start_at:
-                self._start(acceptor, port, now)
+        for child in self._children:
+            failure = child.hear()
+            if failure is not None:
+                if not self._is_announced:
+                    raise failure  # the start failed, and a second try would too
+                log.error(f"{child.name}_cannot_serve", reason=str(failure))
+            if child.process is not None and child.process.poll() is not None:
+                self._bury(child, now)
+            if child.process is None and now >= child.start_at:
+                self._start(child, port, now)
 
-    def _start(self, acceptor: _Acceptor, port: int, now: float) -> None:
-        acceptor.ready, theirs = self._context.Pipe(duplex=False)
-        acceptor.process = self._context.Process(
-            target=_serve, args=(self._settings, port, theirs), name="receive-acceptor", daemon=True
-        )
-        acceptor.started_at = now
-        acceptor.process.start()
-        theirs.close()
-        log.info("acceptor_started", pid=acceptor.process.pid)
+    def _start(self, child: _Child, port: int, now: float) -> None:
+        # A new interpreter, no fork: threads, locks and signal handlers of this process are none of its own, and this
+        # process need not load what it needs.
+        child.word, theirs = os.pipe()
+        try:
+            child.process = subprocess.Popen(
+                [sys.executable, "-m", "cxr_node.receive.process", child.name, str(theirs)],
+                stdin=subprocess.PIPE,
+                pass_fds=[theirs],
+            )
+        finally:
+            os.close(theirs)
+        child.started_at = now
+        errand = Errand(self._settings, port, is_stow=child.is_stow, watches=child.watches)
+        assert child.process.stdin is not None
+        with contextlib.suppress(OSError):  # it died at once: seen at the next look
+            child.process.stdin.write(pickle.dumps(errand))
+            child.process.stdin.flush()
+        log.info(f"{child.name}_started", pid=child.process.pid)
 
-    def _bury(self, acceptor: _Acceptor, now: float) -> None:
-        process = acceptor.process
+    def _bury(self, child: _Child, now: float) -> None:
+        process = child.process
         assert process is not None
-        if now - acceptor.started_at >= HEALTHY_AFTER_S:
-            acceptor.deaths = 0
-        pause = 0.0 if acceptor.deaths == 0 else min(LONGEST_BACKOFF_S, 2.0 ** (acceptor.deaths - 1))
-        acceptor.deaths += 1
-        acceptor.start_at = now + pause
-        log.error("acceptor_died", pid=process.pid, exit_status=process.exitcode, restart_in_s=pause)
-        self._forget(acceptor)
+        if now - child.started_at >= HEALTHY_AFTER_S:
+            child.deaths = 0
+        pause = 0.0 if child.deaths == 0 else min(LONGEST_BACKOFF_S, 2.0 ** (child.deaths - 1))
+        child.deaths += 1
+        child.start_at = now + pause
+        log.error(f"{child.name}_died", pid=process.pid, exit_status=process.returncode, restart_in_s=pause)
+        self._forget(child)
 
-    def _forget(self, acceptor: _Acceptor) -> None:
-        process, acceptor.process = acceptor.process, None
-        if acceptor.ready is not None:
-            acceptor.ready.close()
-            acceptor.ready, acceptor.is_ready = None, False
-        if process is not None:
-            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-                multiprocess.mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
-            process.close()
+    @staticmethod
+    def _forget(child: _Child) -> None:
+        process, child.process = child.process, None
+        if child.word >= 0:
+            os.close(child.word)
+            child.word, child.is_ready = -1, False
+        if process is None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            from prometheus_client import multiprocess
+
+            multiprocess.mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
 
     def _announce(self, port: int) -> None:
-        if not self._is_announced and all(acceptor.hear() for acceptor in self._acceptors):
+        if not self._is_announced and all(child.is_ready for child in self._children):
             self._is_announced = True
-            receive = self._settings.receive
-            log.info(
-                "receive_ready",
-                ae_title=receive.ae_title,
-                host=receive.host,
-                port=port,
-                pids=[acceptor.process.pid for acceptor in self._acceptors if acceptor.process],
-            )
+            pids = [child.process.pid for child in self._children if child.process and not child.is_stow]
+            _tell_ready(self._settings, port, pids=pids)
 
     def _end(self) -> None:
-        running = [acceptor.process for acceptor in self._acceptors if acceptor.process is not None]
+        running = [child.process for child in self._children if child.process is not None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + ENDS_WITHIN_S + 2.0
+        deadline = time.monotonic() + _END_WITHIN_S
         for process in running:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
                 log.error("acceptor_killed", pid=process.pid)
                 process.kill()
-                process.join()
-        for acceptor in self._acceptors:
-            self._forget(acceptor)
+                process.wait()
+        for child in self._children:
+            self._forget(child)
 
 
 def _hold_port(settings: Settings) -> socket.socket:
@@ -278,21 +249,5 @@ def _hold_port(settings: Settings) -> socket.socket:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind(address)
     except OSError as error:
-        raise _cannot_listen(settings, error) from error
+        raise cannot_listen(settings, error) from error
     return holder
-
-
-def _serve(settings: Settings, port: int, ready: Connection) -> None:
-    """An acceptor process: runs until SIGTERM, or until the process that started it is gone, however it went."""
-    configure_logging(settings.node.log_level, "receive")
-    stop = threading.Event()
-    stop_on_signals(stop)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        stop.set()
-
-    threading.Thread(target=follow, name="follow-parent", daemon=True).start()
-    _accept(settings, stop, port, ready)

@@ -21,9 +21,10 @@ from cxr_node.errors import BadMultipart
 from cxr_node.log import get_logger
 from cxr_node.multipart import DICOM, Part, PartsToFiles, parse_content_type
 from cxr_node.receive.callers import Callers
-from cxr_node.receive.intake import Intake, Sender
+from cxr_node.receive.intake import Intake
 from cxr_node.receive.part10 import describe, has_uid_form
 from cxr_node.receive.recorder import Recorder
+from cxr_node.receive.records import Sender
 from cxr_node.receive.statuses import (
     CANNOT_UNDERSTAND,
     DATASET_DOES_NOT_MATCH,

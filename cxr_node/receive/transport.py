@@ -14,29 +14,30 @@ holds both to the same behavior.
 """
 
 import contextlib
-import logging
+import ctypes
 import os
 import queue
 import select
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket, RequestHandler
 
-from cxr_node import metrics
 from cxr_node.log import get_logger
+from cxr_node.seldom import Seldom
 
 log = get_logger("receive")
+seldom = Seldom(log)
 
 P_DATA_TF = 4  # PS3.8 9.3.5
 _PDU_HEADER = 6  # type, reserved, length
@@ -45,14 +46,33 @@ _LENGTH = struct.Struct(">I")
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 _LAST_FRAGMENT = b"\x02"
 _BUFFER = 1 << 20  # 1 MiB measured best, a fifth faster than 128 KiB
+_SHORT_BUFFER = 1 << 18
+_MOST_LONG_BUFFERS = 4  # more associations that send at once wait for the processor, not for their buffers
 _SMALL_BUFFER = 1 << 14  # until a dataset comes: most associations of a day are C-ECHO, or idle
 _LONGEST_CONTROL = 1 << 20  # an A-ASSOCIATE-RQ of 128 presentation contexts takes 150 KB; the length field allows 4 GB
 _LONGEST_IN_MEMORY = 1 << 24  # a commitment request of 100,000 instances takes 13 MB
 _PATIENCE_BYTES = 131072  # as much of a PDU must arrive within the idle time
 _MOST_FRAGMENTS = 512  # in one writev; the kernel takes 1024
-_AWAKE_EVERY_MS = 500  # to look at the timers
-_COLLECT_EVERY_S = 30.0
+_LONGEST_SLEEP_MS = 2000  # then a look at the timers
+_SLEEPS_PER_TIMEOUT = 10
+_DRAINED_READS = 16
+_LONGEST_COMMAND = 1 << 16  # a command set of the standard takes a few hundred bytes
 _TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+_BEGIN_TO_SYNC = 4 << 20
+_SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2), which Python does not offer
+
+
+def _find_sync_file_range() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+_sync_file_range = _find_sync_file_range()
 
 # Of a command set that is none, or of a presentation context that was not accepted.
 _MALFORMED = (KeyError, IndexError, AttributeError, ValueError, TypeError, NotImplementedError, struct.error)
@@ -61,135 +81,6 @@ _MALFORMED = (KeyError, IndexError, AttributeError, ValueError, TypeError, NotIm
 def is_streaming_possible() -> bool:
     """Whether this system has what the `stream` transport is made of (Linux)."""
     return hasattr(os, "eventfd") and hasattr(os, "writev") and hasattr(select, "poll")
-
-
-class AcceptorServer(ThreadedAssociationServer):
-    """Listens; public interface of pynetdicom only, both transports use it.
-
-    The TLS handshake runs in the connection's own thread with a time-out: in the library's accept loop a single caller
-    that says nothing keeps everybody else out.
-    """
-
-    request_queue_size = 128
-    daemon_threads = True
-    reuse_port = False
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._collected = time.monotonic()
-        self._starting = 0  # connections accepted that are no association yet
-        self._starting_lock = threading.Lock()
-        super().__init__(*arguments, **options)
-
-    @property
-    def _most_connections(self) -> int:
-        """Connections that may be open, those that have not said who they are included."""
-        return int(self.ae.maximum_associations)
-
-    def server_bind(self) -> None:
-        if self.reuse_port:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # type: ignore[union-attr]
-        super().server_bind()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept, and say how this connection behaves."""
-        connection, address = self.socket.accept()  # type: ignore[union-attr]
-        # Without it the answer to each object waits 40 ms for an acknowledgement.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A caller that was switched off says no farewell.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.settimeout(self.ae.network_timeout)
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is a thread for it."""
-        with self._starting_lock:
-            if len(self.active_associations) + self._starting < self._most_connections:
-                self._starting += 1
-                return True
-        log.warning("connection_refused", peer_address=str(client_address[0]), reason="too many open connections")
-        return False
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Shake hands where TLS is wanted, then go on."""
-        try:
-            connection = self._shake_hands(request, client_address)
-            if connection is not None:
-                super().process_request_thread(connection, client_address)
-        finally:
-            with self._starting_lock:
-                self._starting -= 1
-
-    def _shake_hands(self, request: Any, client_address: Any) -> Any:
-        if self.ssl_context is None:
-            return request
-        try:
-            return self.ssl_context.wrap_socket(request, server_side=True)
-        except OSError as error:
-            metrics.ASSOCIATIONS.labels("tls_failed").inc()
-            reason = getattr(error, "reason", None) or type(error).__name__
-            log.warning("tls_handshake_failed", peer_address=str(client_address[0]), reason=str(reason))
-            self.shutdown_request(request)
-            return None
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log; the library prints a traceback."""
-        log.warning("connection_failed", peer_address=str(client_address[0]), exc_info=True)
-
-    def service_actions(self) -> None:
-        """Collect the cycles of dead associations now and then; the library does so at every 60th connection."""
-        if time.monotonic() - self._collected >= _COLLECT_EVERY_S:
-            self._collected = time.monotonic()
-            super().service_actions()
-
-
-class SharedContexts(list[Any]):
-    """The supported presentation contexts. Negotiation reads them only, and the library copies them deeply for every
-    association: with 16 transfer syntaxes each that took longer than a small image."""
-
-    def __deepcopy__(self, memo: Any) -> "SharedContexts":
-        return self
-
-
-def make_server(
-    ae: AE,
-    address: tuple[str, int],
-    *,
-    transport: str,
-    ssl_context: ssl.SSLContext | None,
-    handlers: list[Any],
-    reuse_port: bool = False,
-) -> AcceptorServer:
-    """Bind and listen; serve with ``serve_forever``.
-
-    Raises
-    ------
-    OSError
-        The address is taken, or none of this machine.
-    """
-    # Chunked: a dataset goes to a file, never to memory. Its handlers that print every PDU cost more than the network.
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    _config.LOG_HANDLER_LEVEL = "none"
-    # pydicom sets this level anew when it is loaded; its warnings quote the values that they are about.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    # A UID that no row takes is answered with a status by `intake`; here it would end the association.
-    _config.VALIDATORS["UI"] = lambda value: (True, "")
-    options: dict[str, Any] = {}
-    if transport == "stream":
-        if is_streaming_possible():
-            options["request_handler"] = StreamHandler
-        else:
-            log.warning("transport_is_stock", reason="this system has no eventfd, writev or poll")
-    server_class = type("Server", (AcceptorServer,), {"reuse_port": reuse_port})
-    server = ae.make_server(
-        address,
-        ae_title=ae.ae_title,
-        ssl_context=ssl_context,
-        evt_handlers=handlers,
-        server_class=server_class,  # type: ignore[arg-type]
-        **options,
-    )
-    server.contexts = SharedContexts(server.contexts)
-    return server  # type: ignore[return-value]
 
 
 def write_failed(association: Any, path: Path) -> bool:
@@ -208,13 +99,6 @@ def discard_unserved(association: Any) -> None:
         while True:
             _, message = association.dimse.msg_queue.get_nowait()
             _remove(getattr(message, "_dataset_file", None))
-
-
-def end_of_probe(association: Any) -> None:
-    """Wake an association whose peer left before it asked for one, as a load balancer's check does: its thread would
-    wait for the request until the time-out."""
-    if association.requestor.primitive is None:
-        association.dul.to_user_queue.put(None)
 
 
 def cut(association: Any) -> None:
@@ -239,6 +123,14 @@ def _remove(file: Any) -> None:
         os.unlink(file.name)
 
 
+_long_buffers = threading.BoundedSemaphore(_MOST_LONG_BUFFERS)
+
+
+def _sleep_ms(timeout_s: float | None) -> float:
+    """Return how long a thread may sleep that must notice when `timeout_s` is over."""
+    return min(_LONGEST_SLEEP_MS, 1000 * (timeout_s or 60.0) / _SLEEPS_PER_TIMEOUT)
+
+
 class BufferedSocket(AssociationSocket):
     """A socket with a receive buffer of its own, so that a whole PDU is read at once."""
 
@@ -248,6 +140,7 @@ class BufferedSocket(AssociationSocket):
         self.view = memoryview(self.buffer)
         self.start = self.end = 0  # unread bytes
         self._deadline = float("inf")
+        self._has_long_buffer = False
 
     @property
     def unread(self) -> int:
@@ -281,13 +174,35 @@ class BufferedSocket(AssociationSocket):
 
     def grow(self) -> None:
         """Make room for a dataset. Nothing may refer to the buffer."""
-        if len(self.buffer) == _BUFFER:
+        if len(self.buffer) > _SMALL_BUFFER:
             return
-        buffer = bytearray(_BUFFER)
+        self._has_long_buffer = _long_buffers.acquire(blocking=False)
+        buffer = bytearray(_BUFFER if self._has_long_buffer else _SHORT_BUFFER)
         unread = self.end - self.start
         buffer[:unread] = self.buffer[self.start : self.end]
         self.buffer, self.view = buffer, memoryview(buffer)
         self.start, self.end = 0, unread
+
+    def shrink(self) -> None:
+        """Give the room back: the association is over."""
+        if self._has_long_buffer:
+            self._has_long_buffer = False
+            _long_buffers.release()
+        self.buffer, self.view = bytearray(), memoryview(b"")
+        self.start = self.end = 0
+
+    def drain(self) -> None:
+        """Throw away some of what waits. The association is over; the library would read on for PDUs, for as long as
+        the peer sends, and a connection closed over unread bytes takes the abort before it along."""
+        self.start = self.end = 0
+        connection = self.socket
+        if connection is None:
+            return
+        with contextlib.suppress(OSError):
+            connection.settimeout(0)
+            for _ in range(_DRAINED_READS):
+                if not connection.recv_into(self.view):
+                    return
 
     def receive_into(self, view: memoryview) -> int:
         """Read what is there, at least a byte; 0 at the end of the stream.
@@ -355,11 +270,17 @@ class StreamDul(DULServiceProvider):
         self._wake_lock = threading.Lock()
         self._poll_both: Any = None
         self._fragments: list[memoryview] = []
+        self._unsynced = 0  # bytes written since the disk was last told to begin
         self._file: Any = None  # where they go
         self.failed: set[str] = set()  # files that the disk did not take whole
+        self._link: Any = None
+        self._sleep_ms = 0.0
 
     def run(self) -> None:
         """Run until the association is over, then give back what it held."""
+        self._link = self.socket
+        timeouts = (self.assoc.network_timeout, self.assoc.acse_timeout)
+        self._sleep_ms = min(_sleep_ms(timeout) for timeout in timeouts)
         try:
             super().run()
         finally:
@@ -367,6 +288,9 @@ class StreamDul(DULServiceProvider):
             with self._wake_lock:
                 wake, self._wake = self._wake, -1
                 os.close(wake)
+            if isinstance(self._link, BufferedSocket):
+                self._link.shrink()
+            self._wake_association()
 
     def _ring(self) -> None:
         with self._wake_lock:
@@ -379,9 +303,13 @@ class StreamDul(DULServiceProvider):
         self._ring()
 
     def kill_dul(self) -> None:
-        """End, and wake the thread for it."""
+        """End, and wake the threads for it."""
         super().kill_dul()
         self._ring()
+        self._wake_association()
+
+    def _wake_association(self) -> None:
+        self.assoc.dimse.msg_queue.put((None, None))  # type: ignore[arg-type]
 
     def stop_dul(self) -> bool:
         """End if idle (Sta1), and wait for it; the library's own would wait in a busy loop."""
@@ -394,8 +322,13 @@ class StreamDul(DULServiceProvider):
 
     def _is_transport_event(self) -> bool:
         link: Any = self.socket
-        if self.state_machine.current_state == "Sta13" or not self.event_queue.empty() or self._kill_thread:
+        if not self.event_queue.empty() or self._kill_thread:
             return bool(super()._is_transport_event())
+        if self.state_machine.current_state == "Sta13":
+            if link is not None and link.socket is not None:
+                link.drain()
+                link.close()
+            return True
         if link is None or link.socket is None:
             self._wait_for_word()
             return False
@@ -407,7 +340,7 @@ class StreamDul(DULServiceProvider):
     def _wait_for_word(self) -> None:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        if poll.poll(_AWAKE_EVERY_MS):
+        if poll.poll(self._sleep_ms):
             self._hear()
 
     def _wait_for_bytes(self, link: Any) -> bool:
@@ -416,7 +349,7 @@ class StreamDul(DULServiceProvider):
             self._poll_both = select.poll()
             self._poll_both.register(self._wake, select.POLLIN)
             self._poll_both.register(link.socket, select.POLLIN)
-        ready = {descriptor for descriptor, _ in self._poll_both.poll(_AWAKE_EVERY_MS)}
+        ready = {descriptor for descriptor, _ in self._poll_both.poll(self._sleep_ms)}
         if self._wake in ready:
             self._hear()
             return False
@@ -433,10 +366,10 @@ class StreamDul(DULServiceProvider):
         try:
             connected = self._pump()
         except OSError as error:
-            log.warning("connection_broke", reason=type(error).__name__)
+            seldom.warning("connection_broke", reason=type(error).__name__)
             connected = False
         except _MALFORMED as error:
-            log.warning("message_malformed", reason=type(error).__name__)
+            seldom.warning("message_malformed", reason=type(error).__name__)
             self.event_queue.put("Evt19")  # unrecognised or invalid PDU
             return
         finally:
@@ -471,6 +404,7 @@ class StreamDul(DULServiceProvider):
                 left -= length + 4
                 if control & _COMMAND:
                     self._write_out()
+                    self._check_command(length - 2)
                     data = bytes((control,)) + bytes(link.recv(length - 2))
                     if len(data) != length - 1:
                         return False
@@ -488,6 +422,20 @@ class StreamDul(DULServiceProvider):
                     done = True
             if done:
                 return True
+
+    def _check_command(self, count: int) -> None:
+        """Bound a command that comes in more and more fragments, none the last.
+
+        Raises
+        ------
+        ValueError
+            It is longer than any command set, or comes in the middle of a dataset.
+        """
+        message: Any = self.assoc.dimse.message
+        if message is not None and len(message.command_set):
+            raise ValueError("a command before the dataset of the last has ended")
+        if count + (0 if message is None else message.encoded_command_set.tell()) > _LONGEST_COMMAND:
+            raise ValueError("a command too long")
 
     def _have(self, link: Any, need: int) -> bool:
         if link.end - link.start >= need:
@@ -538,10 +486,18 @@ class StreamDul(DULServiceProvider):
         if self._file.name not in self.failed:
             try:
                 _write_all(self._file.fileno(), self._fragments)
+                self._begin_to_sync(sum(map(len, self._fragments)))
             except OSError as error:
                 log.error("file_not_written", reason=str(error.strerror))
                 self.failed.add(self._file.name)
         self._fragments.clear()
+
+    def _begin_to_sync(self, count: int) -> None:
+        """Have the disk begin with what is written, while the rest still comes: fsync then has less to wait for."""
+        self._unsynced += count
+        if self._unsynced >= _BEGIN_TO_SYNC and _sync_file_range is not None:
+            self._unsynced = 0
+            _sync_file_range(self._file.fileno(), 0, 0, _SYNC_FILE_RANGE_WRITE)  # a hint: fsync tells what fails
 
     def _hand_over(self, context: int, data: bytes) -> None:
         """Give pynetdicom a fragment. With the last of a C-STORE request it opens the file, with the last of the
@@ -621,7 +577,7 @@ class StreamDimse(DIMSEServiceProvider):
         if block:
             return super().get_msg(block)
         try:
-            return self.msg_queue.get(timeout=_AWAKE_EVERY_MS / 1000)
+            return self.msg_queue.get(timeout=_sleep_ms(self.assoc.network_timeout) / 1000)
         except queue.Empty:
             return None, None
 

@@ -21,11 +21,13 @@ from pathlib import Path
 from cxr_node import metrics
 from cxr_node.clock import utc_now
 from cxr_node.log import get_logger
-from cxr_node.receive.intake import Intake, Sender
+from cxr_node.receive.intake import Intake
 from cxr_node.receive.part10 import describe, is_part_10, write_part_10_head
+from cxr_node.receive.records import Sender
 from cxr_node.receive.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, UNEXPECTED, Answer
 from storage import InstanceFiles
 from storage.errors import StorageError
+from storage.faults import fault_point
 
 log = get_logger("receive")
 
@@ -204,6 +206,7 @@ class WatchedFolder:
             return 0
         try:
             if answer.status == SUCCESS:
+                fault_point("receive.before-remove")
                 self._remove(source, seen.state)
             else:
                 self._put_aside(source, answer)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 from typing import Any
 
@@ -10,11 +11,36 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cxr_node.errors import SettingsError
+from cxr_node.log import get_logger, told_by
 from cxr_node.receive.scp import ENDS_WITHIN_S
+from cxr_node.settings import Settings
+from cxr_node.tls import listener
+from cxr_node.tls.loop import BoundedHandshakes
+
+log = get_logger("receive")
 
 MAXIMUM_CONNECTIONS = 256
 LONGEST_HEAD = 16384  # bytes of request line and headers
 HEAD_WITHIN_S = 10.0
+_TLS = "receive.dicomweb.tls"
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the context of HTTPS, None where node.toml asks for none.
+
+    Raises
+    ------
+    SettingsError
+        A file is not what it must be.
+    """
+    return listener(
+        _TLS,
+        settings.receive.dicomweb.tls,
+        settings.path,
+        minimum=settings.node.tls_minimum,
+        tell=told_by(log, _TLS),
+        most=MAXIMUM_CONNECTIONS,
+    )
 
 
 class _Impatient(H11Protocol):
@@ -53,29 +79,34 @@ class _Impatient(H11Protocol):
 class WebServer:
     """Listens from the moment it is made; answers from `start` until `close`.
 
+    Parameters
+    ----------
+    context : of HTTPS; None for HTTP
+
     Raises
     ------
     SettingsError
         The address cannot be listened on.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, context: ssl.SSLContext | None = None) -> None:
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=_Impatient,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                h11_max_incomplete_event_size=LONGEST_HEAD,
-                timeout_keep_alive=int(HEAD_WITHIN_S),
-                timeout_graceful_shutdown=int(ENDS_WITHIN_S),
-            )
+        config = uvicorn.Config(
+            app,
+            http=_Impatient,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            timeout_keep_alive=int(HEAD_WITHIN_S),
+            timeout_graceful_shutdown=int(ENDS_WITHIN_S),
         )
+        config.load()
+        config.ssl = context  # the library would make one of its own, from files
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="receive-web", daemon=True)
 
     def start(self) -> None:
@@ -90,7 +121,8 @@ class WebServer:
         self._socket.close()
 
     def _serve(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        with asyncio.Runner(loop_factory=BoundedHandshakes) as runner:
+            runner.run(self._server.serve(sockets=[self._socket]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pydicom.dataset import Dataset
 
+from cxr_node.reporting.context import TOLD_OF_EXCLUDED
 from cxr_node.reporting.device import device_for
 from cxr_node.reporting.encapsulated_pdf import build_pdf
 from cxr_node.reporting.encode import encode
@@ -28,6 +29,7 @@ BUILDERS: dict[str, Callable[[Material], Dataset | None]] = {
 
 __all__ = [
     "BUILDERS",
+    "TOLD_OF_EXCLUDED",
     "Assessment",
     "Device",
     "Material",

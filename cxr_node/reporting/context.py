@@ -20,6 +20,9 @@ TYPE_2 = (
 OPTIONAL = ("IssuerOfPatientID", "StudyDescription", "PatientAge", "TimezoneOffsetFromUTC")
 SEQUENCES = ("IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence", "IssuerOfAccessionNumberSequence")
 
+# What objects and notice tell of an image that was not analysed, by keyword.
+TOLD_OF_EXCLUDED = (*TYPE_2, *OPTIONAL, *SEQUENCES, "Modality", "RequestAttributesSequence")
+
 _FORMS = {
     "PatientBirthDate": re.compile(r"\d{8}"),
     "StudyDate": re.compile(r"\d{8}"),

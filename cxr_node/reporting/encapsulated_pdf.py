@@ -17,6 +17,7 @@ from reportlab.pdfgen.canvas import Canvas
 from cxr_node.findings import ImageAnalysis
 from cxr_node.reporting.context import text_of
 from cxr_node.reporting.document import begin, first_header, instance_reference, local_of
+from cxr_node.reporting.listed import images_referred_to
 from cxr_node.reporting.material import Material
 from cxr_node.reporting.statement import NOTICES, models_of, state
 from cxr_node.reporting.typeface import BOLD, REGULAR, drawable, shown_id, shown_name, wrapped
@@ -47,7 +48,8 @@ def build_pdf(material: Material) -> Dataset:
     made.RecognizableVisualFeatures = "NO"
     made.VerificationFlag = "UNVERIFIED"
     made.SourceInstanceSequence = [
-        instance_reference(item.image.sop_class_uid, item.image.sop_instance_uid) for item in material.outcome.images
+        instance_reference(item.image.sop_class_uid, item.image.sop_instance_uid)
+        for item in images_referred_to(material.outcome)
     ]
     made.DocumentTitle = TITLE
     made.ConceptNameCodeSequence = []  # no code says "triage by a machine"; one of a report would say too much

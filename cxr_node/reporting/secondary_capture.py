@@ -17,6 +17,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from cxr_node.reporting.context import text_of
 from cxr_node.reporting.document import begin, first_header, flagged_images, instance_reference, local_of
 from cxr_node.reporting.items import code_item, dcm
+from cxr_node.reporting.listed import images_referred_to
 from cxr_node.reporting.material import Material
 from cxr_node.reporting.statement import NOTICES, Statement, state
 from cxr_node.reporting.typeface import BOLD, REGULAR, drawable, shown_id, shown_name, wrapped
@@ -72,7 +73,8 @@ def build_sc(material: Material) -> Dataset | None:
     if shown:
         card.DerivationCodeSequence = [code_item(dcm("130404", "Saliency"))]
     card.SourceImageSequence = [
-        instance_reference(item.image.sop_class_uid, item.image.sop_instance_uid) for item in material.outcome.images
+        instance_reference(item.image.sop_class_uid, item.image.sop_instance_uid)
+        for item in images_referred_to(material.outcome)
     ]
     card.SamplesPerPixel = 3
     card.PhotometricInterpretation = "RGB"

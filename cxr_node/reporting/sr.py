@@ -21,6 +21,7 @@ from cxr_node.reporting import items
 from cxr_node.reporting.context import requests, text_of
 from cxr_node.reporting.document import begin, evidence, image_evidence, local_of, reference_to
 from cxr_node.reporting.items import HAS_ACQ_CONTEXT, HAS_CONCEPT_MOD, HAS_OBS_CONTEXT, INFERRED_FROM, dcm
+from cxr_node.reporting.listed import exclusion_groups, images_referred_to
 from cxr_node.reporting.material import Material
 from cxr_node.reporting.observers import device_observer
 from cxr_node.reporting.regions import outlines
@@ -54,6 +55,7 @@ def build_sr(material: Material) -> Dataset:
         No image, images of more than one patient, or an image without its header.
     """
     outcome, headers = material.outcome, material.headers
+    referred = images_referred_to(outcome)
     report = begin(material, "sr", Comprehensive3DSRStorage)
     local = local_of(material)
     add_document(report, local)
@@ -67,7 +69,7 @@ def build_sr(material: Material) -> Dataset:
     card = _explaining_card(material)
     made = [] if card is None else [(str(card.SeriesInstanceUID), str(card.SOPClassUID), str(card.SOPInstanceUID))]
     report.CurrentRequestedProcedureEvidenceSequence = evidence(
-        outcome.study_instance_uid, [*image_evidence(outcome.images), *made]
+        outcome.study_instance_uid, [*image_evidence(referred), *made]
     )
     predecessor = material.predecessors.get("sr")
     if predecessor is not None:
@@ -113,7 +115,7 @@ def _content(material: Material, local: datetime, card: Dataset | None) -> list[
         ),
         *device_observer(material.device),
         items.code(dcm("121058", "Procedure reported"), Code("363679005", "SCT", "Imaging procedure"), HAS_CONCEPT_MOD),
-        _image_library(outcome, material.headers),
+        _image_library(images_referred_to(outcome), material.headers),
     ]
     measured: list[Dataset] = []
     told: list[Dataset] = []
@@ -136,9 +138,9 @@ def _regions(material: Material, item: ImageAnalysis) -> list[np.ndarray]:
     return [] if heat_map is None else outlines(heat_map)
 
 
-def _image_library(outcome: StudyOutcome, headers: Mapping[str, Dataset]) -> Dataset:
+def _image_library(images: Sequence[ImageAnalysis], headers: Mapping[str, Dataset]) -> Dataset:
     by_modality: dict[str, list[Dataset]] = {}
-    for item in outcome.images:
+    for item in images:
         modality = str(text_of(headers[item.image.sop_instance_uid], "Modality")) or "OT"
         by_modality.setdefault(modality, []).append(items.image(item.image, items.CONTAINS))
     groups = [
@@ -146,10 +148,10 @@ def _image_library(outcome: StudyOutcome, headers: Mapping[str, Dataset]) -> Dat
             dcm("126200", "Image Library Group"),
             [
                 items.code(dcm("121139", "Modality"), _modality(modality), HAS_ACQ_CONTEXT),
-                *images,
+                *library,
             ],
         )
-        for modality, images in by_modality.items()
+        for modality, library in by_modality.items()
     ]
     return items.container(dcm("111028", "Image Library"), groups, template="1600")
 
@@ -257,10 +259,12 @@ def _evaluations(outcome: StudyOutcome, local: datetime, told: Sequence[Dataset]
             statement.ObservationUID = derived_uid("observation", analysis_key(outcome, 0), score.model, score.finding)
             statement.ObservationDateTime = local.strftime("%Y%m%d%H%M%S")
             children.append(statement)
-    for item in excluded:
+    for group in exclusion_groups(outcome):
+        item = group[0]
         assert item.exclusion is not None
         found = f" Found in {item.exclusion.attribute}: '{item.exclusion.value}'." if item.exclusion.value else ""
-        entry = items.text(NOT_ANALYSED, f"{item.exclusion.message} ({item.exclusion.reason}).{found}")
+        number = f" {len(group)} images, of which the first is referred to." if len(group) > 1 else ""
+        entry = items.text(NOT_ANALYSED, f"{item.exclusion.message} ({item.exclusion.reason}).{found}{number}")
         entry.ContentSequence = [items.image(item.image, INFERRED_FROM)]
         children.append(entry)
     children.append(items.text(dcm("121073", "Impression"), impression(outcome)))

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from storage import Database, InstanceFiles, audit, deliveries, heat_maps, instances, results, studies
 from storage.deliveries import Delivery
+from storage.faults import fault_point
 from storage.results import Result
 from storage.studies import Study
 
@@ -65,10 +66,12 @@ def delete_expired(
                 break
             with database.begin() as connection:
                 gone, maps = _mark(connection, study_instance_uid, before=before, now=now)
+            fault_point("upkeep.marked")
             if not gone:
                 kept.update(item.id for item in fresh if item.study_instance_uid == study_instance_uid)
             for location, length in gone:
                 files.delete(location)
+                fault_point("upkeep.deleted")
                 deleted += 1
                 size += length
             for location in maps:

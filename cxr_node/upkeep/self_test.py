@@ -1,6 +1,6 @@
 """Self-test: every configured model package still gives the scores that it was released with.
 
-`main` runs in a process of its own, so that TensorFlow leaves with it, and writes one JSON line a package.
+`main` runs in a process of its own, so that what it loads leaves with it, and writes one JSON line a package.
 """
 
 import argparse
@@ -13,9 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from cxr_node.errors import CxrNodeError, PackageError
-from cxr_node.inference import Engine, find_package
+from cxr_node.inference import Choice, Engine, find_package
 from cxr_node.inference import golden_difference as difference
 from cxr_node.inference.package import GOLDEN_TOLERANCE
 from cxr_node.signals import STOPPING
@@ -44,11 +45,11 @@ class Checked:
         return not self.reason
 
 
-def run_here(name: str, search: Sequence[Path], cache_dir: Path | None) -> Checked:
-    """Load, verify and run one package in this process."""
+def run_here(name: str, search: Sequence[Path], cache_dir: Path | None, choice: Choice = "auto") -> Checked:
+    """Load, verify and run one package in this process, with the engine that serves studies."""
     try:
         package = find_package(name, search)
-        engine = Engine(package, cache_dir=cache_dir)
+        engine = Engine(package, cache_dir=cache_dir, choice=choice)
         found = difference(package, engine)
     except PackageError as error:
         return Checked(name, reason=str(error))
@@ -63,6 +64,7 @@ def run_apart(
     search: Sequence[Path],
     cache_dir: Path | None,
     stop: threading.Event,
+    choice: Choice = "auto",
     *,
     longest_s: float = LONGEST_S,
 ) -> list[Checked]:
@@ -76,6 +78,7 @@ def run_apart(
     command = [sys.executable, "-c", f"import sys; from {__name__} import main; sys.exit(main())"]
     command += [argument for folder in search for argument in ("--search", str(folder))]
     command += ["--cache-dir", str(cache_dir)] if cache_dir is not None else []
+    command += ["--engine", choice]
     # Without its own metrics: the counters of a process that lives for seconds are litter.
     environment = {key: value for key, value in os.environ.items() if key != "PROMETHEUS_MULTIPROC_DIR"}
     process = subprocess.Popen(
@@ -116,12 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--search", type=Path, action="append", default=[], help="folder of packages; may be repeated")
     parser.add_argument("--cache-dir", type=Path, help="where engines keep what they export")
+    parser.add_argument("--engine", choices=get_args(Choice), default="auto", help="analyze.engine of node.toml")
     parser.add_argument("names", nargs="*")
     parsed = parser.parse_args(arguments)
     os.nice(10)  # patients first
     passed = True
     for name in parsed.names:
-        tested = run_here(name, parsed.search, parsed.cache_dir)
+        tested = run_here(name, parsed.search, parsed.cache_dir, parsed.engine)
         passed = passed and tested.passed
         sys.stdout.write(json.dumps(asdict(tested)) + "\n")
         sys.stdout.flush()

@@ -6,12 +6,11 @@ that fails is logged, stops no other, and runs again when it is due next; all ma
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
@@ -23,12 +22,18 @@ from cxr_node.clock import utc_now
 from cxr_node.inference import package_folders
 from cxr_node.log import get_logger
 from cxr_node.settings import Settings
+from cxr_node.upkeep.audit_export import Exporter
+from cxr_node.upkeep.audit_trail import Keeper
+from cxr_node.upkeep.backup import back_up_and_prune, is_due, standing
+from cxr_node.upkeep.clock_set import MOST_AHEAD_S, ClockMinder
 from cxr_node.upkeep.drops import sweep_drops
 from cxr_node.upkeep.retention import delete_expired
 from cxr_node.upkeep.self_test import Interrupted, run_apart
 from cxr_node.upkeep.silence import watch_senders
 from cxr_node.work import Outcome, Worker
+from cxr_node.work.files import instance_files
 from cxr_node.work.heartbeat import beating
+from cxr_node.work.owner import owner
 from storage import (
     Database,
     Doorbell,
@@ -46,13 +51,14 @@ from storage import (
     sessions,
     studies,
 )
+from storage.faults import fault_point
 from storage.jobs import Job
 
 log = get_logger("upkeep")
 
 KIND = "upkeep"
 TOPIC = "upkeep"
-WORKED_TOPICS = ("analyze", "side", "deliver", "orders", "upkeep")
+WORKED_TOPICS = ("analyze", "side", "deliver", "orders", "upkeep", "backup")
 
 TEMPORARY_AFTER_S = 3600.0  # no association lives that long without a fragment
 RETENTION_EVERY_S = 3600.0
@@ -62,6 +68,10 @@ FIRST_SELF_TEST_S = 30.0
 FIRST_RETENTION_S = 60.0
 ATTEMPTS = 3
 SENDERS_EVERY_S = 60.0
+BACKUP_KIND = "backup"
+BACKUP_LOOK_S = 300.0  # whether one is due; a node that is started anew every day has its backups too
+VERIFY_EVERY_S = 3600.0  # asked so often whether the day is over
+FIRST_VERIFY_S = 120.0
 PROCESS_SHOWN = timedelta(hours=1)  # one that gave no sign of life since is no longer listed
 FORGET_BATCH = 500  # rows of one transaction
 
@@ -74,7 +84,7 @@ class Task:
     every_s: float
     first_s: float
     shared: bool
-    run: Callable[[], None]
+    run: Callable[[], object]
 
 
 class Upkeep:
@@ -86,7 +96,11 @@ class Upkeep:
         self._files = files
         self._stop = stop
         self._self_test: dict[str, Any] | None = None
-        self.doorbell = Doorbell(settings.data_dir / "run")
+        exports = bool(settings.audit.syslog_host)
+        self.audit_trail = Keeper(database, records_head=exports, is_stopping=stop.is_set)
+        self.audit_export = Exporter(settings, database, is_stopping=stop.is_set)
+        self.clock_ahead_s: Callable[[], float] = lambda: 0.0
+        self.doorbell = Doorbell(settings.data_dir / "run", database)
 
     def tasks(self) -> tuple[Task, ...]:
         """Return the table."""
@@ -101,7 +115,15 @@ class Upkeep:
             Task("watch-senders", SENDERS_EVERY_S, SENDERS_EVERY_S, True, self.watch_senders),
             Task("forget-senders", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_senders),
             Task("forget-sign-ins", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_sign_ins),
+            Task("seal-audit-trail", self._settings.audit.seal_every_s, 1.0, False, self.audit_trail.seal),
+            Task("send-audit-trail", self._settings.audit.seal_every_s, 2.0, False, self.audit_export.run),
+            Task("verify-audit-trail", VERIFY_EVERY_S, FIRST_VERIFY_S, True, self.audit_trail.verify),
             Task("self-test", upkeep.self_test_min * 60, FIRST_SELF_TEST_S, False, self.self_test),
+            *(
+                [Task("backup", BACKUP_LOOK_S, FIRST_RETENTION_S, False, self.queue_backup)]
+                if upkeep.backup_dir
+                else ()
+            ),
         )
 
     def recover_leases(self) -> None:
@@ -109,6 +131,7 @@ class Upkeep:
         with self._database.begin() as connection:
             recovered = jobs.recover_expired(connection, now=utc_now())
         if recovered:
+            fault_point("upkeep.leases-recovered")
             log.warning("leases_recovered", jobs=recovered)
             for topic in WORKED_TOPICS:
                 self.doorbell.ring(topic)
@@ -144,6 +167,9 @@ class Upkeep:
         """Delete the bytes of instances past their retention."""
         days = self._settings.upkeep.retention_days
         if days == 0:
+            return
+        if self.clock_ahead_s() > MOST_AHEAD_S:
+            log.error("retention_waits", clock_ahead_s=round(self.clock_ahead_s()))
             return
         now = utc_now()
         before = now - timedelta(days=days)
@@ -210,7 +236,8 @@ class Upkeep:
         names = tuple(dict.fromkeys(item.name for item in (*chosen.active, *chosen.shadow)))
         started = time.monotonic()
         try:
-            tested = run_apart(names, package_folders(settings.data_dir), settings.data_dir / "cache", self._stop)
+            folders, cache = package_folders(settings.data_dir), settings.data_dir / "cache"
+            tested = run_apart(names, folders, cache, self._stop, settings.analyze.engine)
         except Interrupted:
             return
         failed = [item for item in tested if not item.passed]
@@ -236,11 +263,41 @@ class Upkeep:
             )
 
     def queue(self, task: Task) -> None:
-        """Put a shared task into the queue; while another host runs it, it is noted and run after."""
+        """Put a shared task into the queue, unless another host has just done so: it is due once, not once a host."""
         with self._database.begin() as connection:
             now = utc_now()
+            last = jobs.get(connection, KIND, task.name)
+            if last is not None and last.state != jobs.FAILED and _is_of_this_turn(last.run_at, now, task.every_s):
+                return
             jobs.schedule(connection, KIND, task.name, run_at=now, now=now)
+        fault_point("upkeep.queued")
         self.doorbell.ring(TOPIC)
+
+    def queue_backup(self) -> None:
+        """Put a backup into the queue once it is due: of many hosts one makes it, apart from the other tasks."""
+        if is_due(standing(self._database), timedelta(hours=self._settings.upkeep.backup_every_h), utc_now()):
+            with self._database.begin() as connection:
+                now = utc_now()
+                jobs.schedule(connection, BACKUP_KIND, BACKUP_KIND, run_at=now, now=now)
+            self.doorbell.ring(BACKUP_KIND)
+
+    def handle_backup(self, claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Make the backup that is due."""
+        for job in claimed:
+            back_up_and_prune(self._settings, self._database, self._files, self._stop)
+            yield job, lambda connection: None
+
+    def backup_worker(self) -> Worker:
+        """Return the worker of backups; one may take hours, and silence of a sender must be told meanwhile."""
+        return Worker(
+            database=self._database,
+            doorbell=self.doorbell,
+            kinds=(BACKUP_KIND,),
+            topic=BACKUP_KIND,
+            handle=self.handle_backup,
+            owner=owner(self._settings.data_dir, KIND, BACKUP_KIND),
+            max_attempts=lambda job: ATTEMPTS,
+        )
 
     def handle(self, claimed: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Run the shared tasks that this host claimed; one that this release does not know is settled."""
@@ -258,9 +315,17 @@ class Upkeep:
             kinds=(KIND,),
             topic=TOPIC,
             handle=self.handle,
-            owner=f"{KIND}:{os.getpid()}",
+            owner=owner(self._settings.data_dir, KIND, "main"),
             max_attempts=lambda job: ATTEMPTS,
         )
+
+
+def _is_of_this_turn(queued_at: datetime, now: datetime, every_s: float) -> bool:
+    """Whether a task was queued so lately that its next turn is yet to come; a clock that was set back counts for none.
+
+    A tenth is allowed for, so that a clock that is a little early does not leave out a turn.
+    """
+    return timedelta(0) <= now - queued_at < timedelta(seconds=0.9 * every_s)
 
 
 def make_scheduler(upkeep: Upkeep) -> BackgroundScheduler:
@@ -295,14 +360,25 @@ def run_upkeep(settings: Settings, stop: threading.Event) -> None:
     """Serve until `stop` is set."""
     database = Database(settings.database_url)
     database.migrate()
-    upkeep = Upkeep(settings, database, InstanceFiles(settings.instances_dir), stop)
+    upkeep = Upkeep(settings, database, instance_files(settings), stop)
     scheduler = make_scheduler(upkeep)
+    minder = ClockMinder(database, upkeep.doorbell, scheduler, topics=WORKED_TOPICS)
+    upkeep.clock_ahead_s = lambda: minder.ahead_s
+    threading.Thread(target=minder.run, args=(stop,), name="upkeep-clock", daemon=True).start()
+    upkeep.audit_trail.note_start()
     scheduler.start()
     log.info("upkeep_ready", tasks=[task.name for task in upkeep.tasks()])
+    backups = threading.Thread(target=upkeep.backup_worker().run, args=(stop,), name="upkeep-backup")
+    if settings.upkeep.backup_dir:
+        backups.start()
     try:
         with beating(database, KIND, upkeep.standing):
             upkeep.worker().run(stop)
     finally:
         stop.set()
+        if backups.is_alive():
+            backups.join()
         scheduler.shutdown(wait=True)
+        upkeep.audit_trail.note_end()
+        upkeep.audit_export.release()
         database.dispose()

@@ -18,6 +18,8 @@ from storage.errors import StorageError
 log = get_logger("work")
 
 EVERY_S = 5.0
+READY = "ready"  # what is not said otherwise
+STARTING = "starting"  # said for a process that has been started and has not said anything itself
 _END_WITHIN_S = 1.0  # a database that is gone must not hold up a stop
 
 
@@ -29,14 +31,17 @@ def beating(
     *,
     every_s: float = EVERY_S,
     now: Callable[[], datetime] = utc_now,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Give signs of life for the block, the first at once; its end takes the process off the list.
+
+    The block is given a function that has the next sign come at once, for what should be known without delay.
 
     Parameters
     ----------
     detail : what the stage says of itself, asked anew each time; must be JSON and hold nothing of a patient
     """
-    process, started_at, stop = f"{socket.gethostname()}:{os.getpid()}", now(), threading.Event()
+    process, started_at, stop = process_name(os.getpid()), now(), threading.Event()
+    wake = threading.Event()
 
     def beat() -> None:
         is_well = True
@@ -50,16 +55,24 @@ def beating(
                 if is_well:
                     log.warning("heartbeat_not_written", stage_name=stage, error_type=type(error).__name__)
                 is_well = False
-            if stop.wait(every_s):
+            wake.wait(every_s)
+            wake.clear()
+            if stop.is_set():
                 return
 
     thread = threading.Thread(target=beat, name=f"{stage}-heartbeat", daemon=True)
     thread.start()
     try:
-        yield
+        yield wake.set
     finally:
         stop.set()
+        wake.set()
         thread.join(_END_WITHIN_S)
         if not thread.is_alive():
             with contextlib.suppress(StorageError, SQLAlchemyError), database.begin() as connection:
                 heartbeats.end(connection, stage, process)
+
+
+def process_name(pid: int) -> str:
+    """Return how a process of this host is listed."""
+    return f"{socket.gethostname()}:{pid}"

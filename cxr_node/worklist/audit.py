@@ -3,10 +3,12 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cxr_node.clock import utc_now
 from cxr_node.log import get_logger
@@ -15,8 +17,25 @@ from storage.errors import StorageError
 
 log = get_logger("worklist")
 
+_asked_from: ContextVar[str] = ContextVar("asked_from", default="")
+
 REPEAT_AFTER = timedelta(minutes=5)
 _REMEMBERED = 10_000
+
+
+class AskingFrom:
+    """Notes for the entries of a request which address it came from. Inside of what believes a proxy about that."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        token = _asked_from.set(client[0] if client else "")  # the threads that a request is answered in get a copy
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            _asked_from.reset(token)
 
 
 class AuditTrail:
@@ -33,7 +52,9 @@ class AuditTrail:
 
     def record(self, event: str, *, actor: str, study_instance_uid: str = "", **detail: Any) -> None:
         """Record that `actor` read; `detail` holds nothing that identifies a patient."""
-        now = self._now()
+        now, address = self._now(), _asked_from.get()
+        if address:
+            detail = {"address": address, **detail}
         if not self._is_due((event, actor, study_instance_uid), now):
             return
         try:

@@ -14,6 +14,7 @@ from cxr_node import __version__
 from cxr_node.worklist.services import Services
 from storage import Database, Doorbell, audit, deliveries, feedback, jobs, results, studies
 from storage.deliveries import COMMITTED, DELIVERED, FEEDBACK
+from storage.faults import fault_point
 from storage.feedback import Exported, Feedback
 from storage.results import Result
 
@@ -70,6 +71,7 @@ def record(services: Services, study_instance_uid: str, said: Verdict) -> Feedba
     )
     sop_instance_uid = str(made.SOPInstanceUID)
     location = services.files.write_object(sop_instance_uid, encode(made))
+    fault_point("worklist.feedback-written")
     with services.database.begin() as connection:
         row = feedback.add(
             connection,
@@ -113,7 +115,8 @@ def record(services: Services, study_instance_uid: str, said: Verdict) -> Feedba
                 "sop_instance_uid": sop_instance_uid,
             },
         )
-    Doorbell(services.settings.data_dir / "run").ring("deliver")
+    fault_point("worklist.feedback-kept")
+    Doorbell(services.settings.data_dir / "run", services.database).ring("deliver")
     return row
 
 

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
 from cxr_node.settings import Settings
+from cxr_node.work.files import instance_files
 from cxr_node.worklist.audit import AuditTrail
 from cxr_node.worklist.listing import Listing
 from cxr_node.worklist.ups_events import Announcer
@@ -55,8 +56,8 @@ def make_services(settings: Settings, database: Database, now: Callable[[], date
         raise SettingsError(
             f"worklist.time_zone: expected an IANA time zone such as Europe/Berlin, found {worklist.time_zone!r}"
         ) from error
-    doorbell = Doorbell(settings.data_dir / "run")
-    files = InstanceFiles(settings.instances_dir)
+    doorbell = Doorbell(settings.data_dir / "run", database)
+    files = instance_files(settings)
     listing = Listing(database, worklist, now)
     tasks = Tasks(settings, database, listing, zone)
     announcer = Announcer(settings, tasks)

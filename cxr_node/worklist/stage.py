@@ -13,9 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cxr_node.clock import utc_now
 from cxr_node.errors import SettingsError
-from cxr_node.log import get_logger
+from cxr_node.log import get_logger, told_by
 from cxr_node.settings import Settings
+from cxr_node.tls import listener
+from cxr_node.tls.loop import BoundedHandshakes
 from cxr_node.work.heartbeat import beating
+from cxr_node.work.owner import owner
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
 from cxr_node.worklist.ups_sender import EventSender, make_workers
@@ -26,6 +29,8 @@ from storage.errors import StorageError
 
 log = get_logger("worklist")
 
+MOST_TLS_CONNECTIONS = 512  # those in their handshake included
+_TLS = "worklist.tls"
 GRACE_S = 1  # for requests that are being answered when the stop comes
 STOP_WITHIN_S = 3.0
 STOP_EVENTS_WITHIN_S = 1.0  # a sender that waits for a dead receiver ends with the process; what it had is queued
@@ -40,18 +45,26 @@ class WorklistServer:
         self._now = now
         self._services = make_services(settings, database, now)
         self._scp = WorklistScp(settings, self._services)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(self._services),
-                log_config=None,
-                access_log=False,  # it would hold UIDs and say who looked; the audit trail does, and knows the name
-                server_header=False,
-                proxy_headers=False,  # the application decides whose it believes
-                lifespan="on",
-                timeout_graceful_shutdown=GRACE_S,
-                timeout_keep_alive=30,
-            )
+        config = uvicorn.Config(
+            create_app(self._services),
+            log_config=None,
+            access_log=False,  # it would hold UIDs and say who looked; the audit trail does, and knows the name
+            server_header=False,
+            proxy_headers=False,  # the application decides whose it believes
+            lifespan="on",
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=30,
         )
+        config.load()
+        config.ssl = listener(  # the library would make one of its own, from files
+            _TLS,
+            settings.worklist.tls,
+            settings.path,
+            minimum=settings.node.tls_minimum,
+            tell=told_by(log, _TLS),
+            most=MOST_TLS_CONNECTIONS,
+        )
+        self._server = uvicorn.Server(config)
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._stop_events = threading.Event()
@@ -81,7 +94,7 @@ class WorklistServer:
                 f"worklist.dicom_port: cannot listen on {worklist.dicom_host}:{worklist.dicom_port}: {error.strerror}"
             ) from error
         host = f"[{worklist.host}]" if ":" in worklist.host else worklist.host
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self.url = f"{'https' if worklist.tls.enabled else 'http'}://{host}:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, name="worklist-web", daemon=True)
         self._thread.start()
         self._start_events()
@@ -111,8 +124,10 @@ class WorklistServer:
         settings, services = self._settings, self._services
         with self._database.begin() as connection:
             services.ups.announcer.restarted(connection, self._now())
-        doorbell = Doorbell(settings.data_dir / "run")
-        workers = make_workers(settings, self._database, doorbell, f"worklist:{os.getpid()}", self._now)
+        doorbell = Doorbell(settings.data_dir / "run", self._database)
+        workers = make_workers(
+            settings, self._database, doorbell, owner(settings.data_dir, "worklist", "ups"), self._now
+        )
         for name, run in [("ups-pump", services.pump.run)] + [(worker.owner, worker.run) for worker in workers]:
             thread = threading.Thread(target=run, args=(self._stop_events,), name=name, daemon=True)
             thread.start()
@@ -128,7 +143,8 @@ class WorklistServer:
 
     def _serve(self) -> None:
         assert self._socket is not None
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        with asyncio.Runner(loop_factory=BoundedHandshakes) as runner:
+            runner.run(self._server.serve(sockets=[self._socket]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

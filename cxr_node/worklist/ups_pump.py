@@ -26,6 +26,7 @@ from cxr_node.worklist.ups_tasks import Task, Tasks
 from cxr_node.worklist.web.events import TOPIC as LIST_TOPIC
 from storage import Database, Doorbell, InstanceFiles, jobs, results, studies, subscriptions, work_items
 from storage.errors import StorageError
+from storage.faults import fault_point
 from storage.results import ResultObject
 from storage.studies import Study
 from storage.work_items import AI, CANCELED, FINAL, IN_PROGRESS, READING, SCHEDULED, WorkItem
@@ -33,7 +34,7 @@ from storage.work_items import AI, CANCELED, FINAL, IN_PROGRESS, READING, SCHEDU
 log = get_logger("worklist")
 
 BATCH = 10  # studies of one transaction: it holds the write lock, and images must not wait for it
-BACKSTOP_S = 1.0
+AFTER_ERROR_S = 1.0
 AT_LEAST_EVERY_S = 0.1
 REST_AFTER_WORK = 4.0  # times as long as it worked: a fifth of a core at most while many studies come
 REST_AFTER_LOOK = 20.0  # and a twentieth where it found nothing
@@ -165,9 +166,8 @@ class Keeper:
 
     def _series_of(self, found: ResultObject) -> str:
         try:
-            header = dcmread(
-                self._files.path(found.location), stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]
-            )
+            with self._files.local(found.location) as path:
+                header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
             return str(header.get("SeriesInstanceUID", ""))
         except (OSError, InvalidDicomError, StorageError) as error:
             log.warning("result_object_not_read", object_id=found.id, error_type=type(error).__name__)
@@ -202,11 +202,11 @@ class Pump:
                     count = self._announce_some()
                 except (StorageError, SQLAlchemyError) as error:
                     log.error("storage_unavailable", owner="ups-pump", error_type=type(error).__name__)
-                    stop.wait(BACKSTOP_S)
+                    stop.wait(AFTER_ERROR_S)
                 took = time.monotonic() - started
                 stop.wait(max(AT_LEAST_EVERY_S, took * (REST_AFTER_WORK if count else REST_AFTER_LOOK)))
                 if count < BATCH and not stop.is_set():
-                    bell.wait(BACKSTOP_S)
+                    bell.rest(bell.backstop_s, stop)
         finally:
             bell.close()
 
@@ -239,6 +239,7 @@ class Pump:
                 for one in changed:
                     self._keep_alone(one.study_instance_uid, one.sign, now)
         if changed or idle:
+            fault_point("worklist.events-kept")
             self._doorbell.ring(TOPIC)
         return len(changed)
 

@@ -24,6 +24,7 @@ from cxr_node.work import Outcome, Settlement, Worker
 from cxr_node.worklist.matching import UTF_8
 from cxr_node.worklist.ups_events import GLOBAL, JOB, SCP_STATUS_CHANGE, TOPIC, scp_status
 from storage import Database, Doorbell, audit, jobs, subscriptions
+from storage.faults import fault_point
 from storage.jobs import Job
 from storage.subscriptions import Event
 
@@ -103,6 +104,7 @@ class EventSender:
             try:
                 for event in events:
                     self._report(association, peer, event)
+                    fault_point("worklist.event-sent")
                     sent.append(event.id)
             finally:
                 _release(association, self._timeout_s)
@@ -164,7 +166,10 @@ class EventSender:
 
     def _tls(self, peer: Peer) -> ssl.SSLContext:
         files = {"certificate": peer.tls.certificate, "key": peer.tls.key, "ca": peer.tls.ca}
-        return client_context({name: self._settings.path(value) for name, value in files.items() if value})
+        return client_context(
+            {name: self._settings.path(value) for name, value in files.items() if value},
+            minimum=self._settings.node.tls_minimum,
+        )
 
 
 def make_workers(

@@ -24,6 +24,7 @@ from cxr_node.worklist.ups_pump import Keeper
 from cxr_node.worklist.ups_tasks import Task, Tasks
 from cxr_node.worklist.web.events import TOPIC as LIST_TOPIC
 from storage import Database, Doorbell, audit, studies, work_items
+from storage.faults import fault_point
 from storage.work_items import AI, CANCELED, COMPLETED, EXTERNAL, IN_PROGRESS, READING, SCHEDULED, WorkItem
 
 MOST_ATTRIBUTE_BYTES = 1_000_000  # of one work item as JSON
@@ -204,6 +205,7 @@ class UpsService:
             self._announcer.state(connection, changed, now)
             event = {IN_PROGRESS: "ups_claimed", COMPLETED: "ups_completed", CANCELED: "ups_canceled"}[requested]
             self._record(connection, event, changed, by, now)
+        fault_point("worklist.action-kept")
         self._ring()
         return Answer(states.SUCCESS, study_instance_uid=task.study_instance_uid)
 

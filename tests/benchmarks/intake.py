@@ -1,69 +1,67 @@
-"""C-STORE intake beside DCMTK's storescp: `python -m tests.benchmarks.intake [--rounds 3] [--instances 16]`.
+"""C-STORE intake beside its peers: `python -m tests.benchmarks.intake [--quick] [--rounds 3] [--instances 16]`.
 
 The sender is DCMTK's storescu with TCP_NODELAY=1 and socket buffers of 1 MiB (its defaults stall 40 ms an object), one
 process for each association, on the same machine. Every round runs all receivers in random order, so that a machine
 that slows down slows all; figures are medians over rounds of the whole time from the first storescu's start to the last
-one's end, its own start included. The node makes file, folder, row and job durable before each Success; storescp makes
-nothing durable, and decodes only without +B.
+one's end, its own start included. CPU is that of the receiver's processes, for 1 GB received.
+
+The node makes file, folder, rows and job durable before each Success. Orthanc runs with SyncStorageArea and its SQLite
+index. storescp and pynetdicom's application make nothing durable; with +B storescp does not look into what it writes.
+Everything runs in a network namespace of its own where this user may make one; without, Orthanc is left out.
 """
 
 import argparse
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
+from tests.benchmarks.receivers import (
+    TUNED,
+    MemoryWatch,
+    Receiver,
+    enter_private_network,
+    is_installed,
+    machine,
+    node,
+    orthanc,
+    pynetdicom_app,
+    running,
+    storescp,
+)
 from tests.builders import in_transfer_syntax, make_radiograph_dataset, to_part_10
-from tests.conftest import ROOT
-from tests.system.conftest import free_port, wait_until
 
-TUNED = {"TCP_NODELAY": "1", "TCP_BUFFER_LENGTH": "1048576"}
 OPTIONS = {"raw": "-xe", "j2k": "-xv"}
 
-
-@dataclass
-class Receiver:
-    """A program that listens on a port and writes into a folder."""
-
-    name: str
-    command: Callable[[Path, int], list[str]]
-    environment: dict[str, str]
-
-
-def _node(processes: int, transport: str = "stream") -> Callable[[Path, int], list[str]]:
-    def command(folder: Path, port: int) -> list[str]:
-        config = folder / "node.toml"
-        config.write_text(
-            f'[node]\ndata_dir = "data"\nlog_level = "error"\n[receive]\nport = {port}\nmin_free_gb = 0.1\n'
-            f'processes = {processes}\ntransport = "{transport}"\n'
-        )
-        return [sys.executable, "-m", "cxr_node", "--config", str(config), "receive"]
-
-    return command
-
-
-def _storescp(*options: str) -> Callable[[Path, int], list[str]]:
-    return lambda folder, port: ["storescp", *options, "-od", str(folder), "-aet", "CXR_NODE", "+xa", str(port)]
-
-
 RECEIVERS = [
-    Receiver("cxr-node, 1 process", _node(1), {}),
-    Receiver("cxr-node, 2 processes", _node(2), {}),
-    Receiver("cxr-node, transport stock", _node(1, "stock"), {}),
-    Receiver("storescp --fork (default)", _storescp("--fork"), {}),
-    Receiver("storescp --fork +B, tuned", _storescp("--fork", "+B", "-pdu", "131072"), TUNED),
+    Receiver("cxr-node, 1 process", node(1)),
+    Receiver("cxr-node, 2 processes", node(2)),
+    Receiver("cxr-node, transport stock", node(1, "stock")),
+    Receiver("Orthanc, synced", orthanc, "Orthanc"),
+    Receiver("storescp --fork", storescp("--fork"), "storescp"),
+    Receiver("storescp --fork, tuned", storescp("--fork", "+B", "-pdu", "131072"), "storescp", TUNED),
+    Receiver("pynetdicom storescp", pynetdicom_app),
 ]
+QUICK = ("cxr-node, 1 process", "Orthanc, synced", "storescp --fork", "storescp --fork, tuned")
+BASE = RECEIVERS[0].name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one receiver."""
+
+    seconds: float
+    cpu_s: float
+    rss_mb: float
 
 
 def _write_objects(folder: Path, kind: str, count: int, rng: np.random.Generator) -> list[Path]:
@@ -84,76 +82,44 @@ def _write_objects(folder: Path, kind: str, count: int, rng: np.random.Generator
     return paths
 
 
-def _answers(port: int) -> bool:
-    return subprocess.run(["echoscu", "-aec", "CXR_NODE", "127.0.0.1", str(port)], capture_output=True).returncode == 0
-
-
-def _processes_below(pid: int) -> list[int]:
-    """The process and its descendants."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += _processes_below(int(child))
-    return found
-
-
-def _peak_mb(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            continue
-        peak = status.partition("VmHWM:")[2].split()
-        total += int(peak[0]) if peak else 0  # a child that has ended has none
-    return total / 1024
-
-
-def _run(receiver: Receiver, paths: list[Path], warm_up: Path, option: str, associations: int) -> tuple[float, float]:
-    """Return seconds and peak MB."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), free_port()
-        process = subprocess.Popen(
-            receiver.command(folder, port),
-            cwd=ROOT,
-            env={**os.environ, **receiver.environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_until(lambda: _answers(port), 60, f"{receiver.name} answers")
-            time.sleep(0.5)
-            shares = [paths[start::associations] for start in range(associations)]
-            pdu = ["--max-send-pdu", "131072"]
-            # The first object pays for what is loaded at first use, once in the life of a process.
-            subprocess.run(["storescu", "-aec", "CXR_NODE", option, "127.0.0.1", str(port), str(warm_up)], check=True)
-            started = time.monotonic()
+def _run(receiver: Receiver, paths: list[Path], warm_up: Path, option: str, associations: int) -> Run:
+    with tempfile.TemporaryDirectory() as name, running(receiver, Path(name)) as found:
+        port = str(found.port)
+        # The first object pays for what is loaded at first use, once in the life of a process.
+        warm = ["storescu", "-aec", "CXR_NODE", option, "127.0.0.1", port, str(warm_up)]
+        subprocess.run(warm, check=True, stderr=subprocess.DEVNULL)
+        shares = [paths[start::associations] for start in range(associations)]
+        base = ["storescu", "--max-send-pdu", "131072", "-aec", "CXR_NODE", option, "127.0.0.1", port]
+        with MemoryWatch(found.process.pid) as watch:
+            before, started = found.cpu_s(), time.monotonic()
             senders = [
-                subprocess.Popen(
-                    ["storescu", *pdu, "-aec", "CXR_NODE", option, "127.0.0.1", str(port), *map(str, share)],
-                    env={**os.environ, **TUNED},
-                )
+                subprocess.Popen([*base, *map(str, share)], env={**os.environ, **TUNED}, stderr=subprocess.DEVNULL)
                 for share in shares
             ]
             codes = [sender.wait() for sender in senders]
             seconds = time.monotonic() - started
-            peak_mb = _peak_mb(_processes_below(process.pid))
-            assert codes == [0] * associations, f"{receiver.name}: storescu ended with {codes}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-    return seconds, peak_mb
+            time.sleep(0.3)  # storescp --fork counts a child's time once it has ended
+            cpu_s = found.cpu_s() - before
+        if any(codes):
+            raise RuntimeError(f"{receiver.name}: storescu ended with {codes}")
+    return Run(seconds, cpu_s, watch.rss_mb)
 
 
 def main() -> None:
     """Run and print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--instances", type=int, default=16)
+    parser.add_argument("--instances", type=int, default=16, help="of each kind; shared out among the associations")
+    parser.add_argument("--associations", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--quick", action="store_true", help="one round, fewer receivers, 4 associations")
     arguments = parser.parse_args()
+    enter_private_network("tests.benchmarks.intake")
+    receivers = [receiver for receiver in RECEIVERS if is_installed(receiver)]
+    if arguments.quick:
+        receivers = [receiver for receiver in receivers if receiver.name in QUICK]
+        arguments.rounds, arguments.associations, arguments.instances = 1, [4], 8
     rng = random.Random(1)
-    seconds: dict[tuple[str, int, str], list[float]] = {}
-    peaks: dict[str, float] = {}
+    runs: dict[tuple[str, int, str], list[Run]] = {}
     sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
         objects = {
@@ -164,18 +130,16 @@ def main() -> None:
             sizes[kind] = sum(len(path.read_bytes()) for path in paths[1:])  # and into the page cache
         for round_ in range(arguments.rounds):
             for kind, paths in objects.items():
-                for associations in (1, 4):
-                    for receiver in rng.sample(RECEIVERS, len(RECEIVERS)):
-                        took, peak_mb = _run(receiver, paths[1:], paths[0], OPTIONS[kind], associations)
-                        seconds.setdefault((kind, associations, receiver.name), []).append(took)
-                        peaks[receiver.name] = max(peak_mb, peaks.get(receiver.name, 0.0))
+                for associations in arguments.associations:
+                    for receiver in rng.sample(receivers, len(receivers)):
+                        run = _run(receiver, paths[1:], paths[0], OPTIONS[kind], associations)
+                        runs.setdefault((kind, associations, receiver.name), []).append(run)
             print(f"round {round_ + 1} of {arguments.rounds} done", file=sys.stderr)
     rows = []
-    base = RECEIVERS[0].name
-    print(f"{'objects':8}{'assoc.':>7}  {'receiver':28}{'s':>8}{'MB/s':>8}{'inst/s':>8}{'ratio':>7}")
-    for (kind, associations, receiver_name), values in sorted(seconds.items()):
-        median = statistics.median(values)
-        ratio = median / statistics.median(seconds[kind, associations, base])
+    print(f"{'objects':8}{'assoc.':>7}  {'receiver':27}{'s':>7}{'MB/s':>8}{'inst/s':>8}{'CPU s/GB':>10}{'ratio':>7}")
+    for (kind, associations, receiver_name), found in sorted(runs.items()):
+        median = statistics.median(run.seconds for run in found)
+        base = statistics.median(run.seconds for run in runs[kind, associations, BASE])
         row = {
             "objects": kind,
             "associations": associations,
@@ -183,16 +147,21 @@ def main() -> None:
             "median_s": round(median, 3),
             "megabytes_per_s": round(sizes[kind] / 1e6 / median, 1),
             "instances_per_s": round(arguments.instances / median, 1),
-            "cxr_node_is_faster_by": round(ratio, 2),
+            "cpu_s_per_gb": round(statistics.median(run.cpu_s for run in found) / (sizes[kind] / 1e9), 2),
+            "cxr_node_is_faster_by": round(median / base, 2),
+            "peak_rss_mb": round(max(run.rss_mb for run in found), 1),
+            "rounds": len(found),
         }
         rows.append(row)
         print(
-            f"{kind:8}{associations:7}  {receiver_name:28}{median:8.2f}{row['megabytes_per_s']:8}"
-            f"{row['instances_per_s']:8}{ratio:7.2f}"
+            f"{kind:8}{associations:7}  {receiver_name:27}{median:7.2f}{row['megabytes_per_s']:8}"
+            f"{row['instances_per_s']:8}{row['cpu_s_per_gb']:10}{row['cxr_node_is_faster_by']:7}"
         )
-    print("ratio: how many times as long as cxr-node with 1 process")
-    print("peak resident memory, MB:", ", ".join(f"{key} {value:.0f}" for key, value in sorted(peaks.items())))
-    print(json.dumps({"benchmark": "intake", "rounds": arguments.rounds, "rows": rows, "peak_mb": peaks}))
+    print(f"ratio: how many times as long as {BASE}")
+    left_out = [receiver.name for receiver in RECEIVERS if not is_installed(receiver)]
+    if left_out:
+        print("not run, not installed:", ", ".join(left_out))
+    print(json.dumps({"benchmark": "intake", "rows": rows, "machine": machine()}))
 
 
 if __name__ == "__main__":

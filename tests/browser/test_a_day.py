@@ -120,7 +120,7 @@ def _pacs(day: Day) -> Iterator[Path]:
         yield kept
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 @pytest.mark.requirement("SRS-WEB-101")
@@ -270,7 +270,11 @@ def test_an_admin_finds_out_why_a_delivery_failed_and_sends_it_again(day):
         expect(page.locator(".d-delivered", has_text="nothing wrong found")).to_be_visible()
         page.get_by_role("link", name="Look at what failed").click()
         page.get_by_role("button", name="Send all 2 again").click()
-        assert any("again?" in question for question in day.window.dialogs)
+        wait_until(
+            lambda: page.wait_for_timeout(50) or any("again?" in question for question in day.window.dialogs),
+            30,
+            "a question before it is done",
+        )
         wait_until(lambda: len(list(kept.iterdir())) >= 2, 30, "both reports in the PACS")
         day.goto(f"/studies/{day.uids['Loud^Lena']}")
         expect(page.locator("main")).to_contain_text("delivered")

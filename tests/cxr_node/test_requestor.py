@@ -53,7 +53,7 @@ def test_a_gate_opened_and_closed_at_once_lets_nobody_through():
         gate._open = False
     assert not passed.wait(0.2)
     gate.set()
-    assert passed.wait(5)
+    assert passed.wait(30)
     waiting.join(5)
 
 
@@ -86,7 +86,7 @@ def test_the_association_has_the_gate_before_its_first_request(port):
 def test_a_late_thread_takes_no_answer(port):
     """Its look into the queue is held back until the next request waits: the moment in which answers were lost."""
     ae = AE("ASKS")
-    ae.dimse_timeout = ae.network_timeout = 10
+    ae.dimse_timeout = ae.network_timeout = 30
     ae.add_requested_context(Verification)
     association = associate(ae, "127.0.0.1", port)
     stolen: list[object] = []

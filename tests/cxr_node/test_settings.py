@@ -102,3 +102,13 @@ def test_an_unknown_variable_is_named():
     """A misspelt override must not be a silent default."""
     with pytest.raises(SettingsError, match="CXR_NODE__PORT"):
         load_settings(None, {"CXR_NODE__PORT": "1"})
+
+
+def test_a_password_in_an_address_is_not_printed_with_a_slip(tmp_path):
+    """The message goes to a console, a journal, a ticket."""
+    path = tmp_path / "node.toml"
+    path.write_text("[worklist]\npublic_url = 'https://admin:hunter2@cxr.example/page'\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, {})
+    assert "worklist.public_url" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -122,7 +122,7 @@ def test_a_report_is_not_put_off_by_the_one_who_asked(database, is_report_first)
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert holding.wait(10)
+    assert holding.wait(30)
     with database.begin() as connection:
         step(connection, not is_report_first)
     done.set()

@@ -215,6 +215,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    from storage import audit_tables, site_tables  # noqa: F401  # the tables are known once their modules are loaded
     from storage.tables import metadata
 
     with database.read() as connection:
@@ -293,3 +294,13 @@ def test_the_folder_of_the_database_is_made_for_its_owner_only(tmp_path: Path):
     """It holds names of patients."""
     Database(f"sqlite:///{tmp_path / 'var' / 'state' / 'node.db'}")
     assert (tmp_path / "var" / "state").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.requirement("SRS-RCV-333")
+def test_the_newest_revision_is_known_without_alembic():
+    """Every process asks at its start; a file that is not named after its revision would have all migrate for ever."""
+    from alembic.script import ScriptDirectory
+
+    from storage.database import _MIGRATIONS, newest_revision
+
+    assert newest_revision() == ScriptDirectory(str(_MIGRATIONS)).get_current_head()

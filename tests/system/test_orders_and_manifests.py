@@ -34,7 +34,7 @@ def worklist(private_network, tmp_path_factory):
         yield port, lambda **values: _write_item(items / f"{values['AccessionNumber']}.wl", **values)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 def _listens(port: int) -> bool:

@@ -149,7 +149,7 @@ def site(private_network, tmp_path_factory, request):
     listener = StorageScp(settings, intake, database, files.new_temporary().parent)
     listener.start()
     stop = threading.Event()
-    workers = proof.make_workers(settings, database, files, stop)
+    workers = proof.make_workers(settings, database, files)
     threads = [threading.Thread(target=worker.run, args=(stop,), daemon=True) for worker in workers]
     orthanc.start()
     for thread in threads:

@@ -209,7 +209,7 @@ def test_a_run_that_was_killed_goes_on(site, database, tmp_path):
     for _ in range(4):
         line = process.stdout.readline()
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(30)
     process.stdout.close()
     assert "FETCHED" in line
     with database.begin() as connection:

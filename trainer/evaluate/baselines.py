@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from cxr_node.errors import UnreadablePixels
-from cxr_node.imaging import preprocess
-from cxr_node.imaging.preprocess import PreprocessSpec
+from cxr_node.imaging import PreprocessSpec, preprocess
 from trainer.calibration import logistic_fit, sigmoid
 from trainer.cohorts import Case
 

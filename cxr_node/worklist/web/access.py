@@ -96,7 +96,7 @@ class Access:
         self.required = settings.require_token != "never"
         check_openness(settings)
         # Behind TLS the name keeps a page of a neighbouring host or of plain HTTP from planting a cookie (RFC 6265bis).
-        self.secure = self._public.startswith("https://")
+        self.secure = self._public.startswith("https://") or settings.tls.enabled
         self.cookie = f"__Host-{COOKIE}" if self.secure else COOKIE
 
     def check_host(self, connection: HTTPConnection) -> None:

@@ -19,6 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cxr_node import __version__
 from cxr_node.log import get_logger
+from cxr_node.worklist.audit import AskingFrom
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import (
     api,
@@ -66,18 +67,22 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
+STRICT_TRANSPORT = "max-age=31536000"
+
 
 class SecurityHeaders:
     """Puts the headers on every answer. Plain ASGI, so that an event stream passes unbuffered."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, is_secure: bool) -> None:
         self._app = app
+        # A browser that was here once by HTTPS does not let anybody talk it into HTTP (RFC 6797).
+        self._headers = SECURITY_HEADERS | ({"Strict-Transport-Security": STRICT_TRANSPORT} if is_secure else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
+                for name, value in self._headers.items():
                     headers[name] = value
             await send(message)
 
@@ -128,7 +133,8 @@ def create_app(services: Services) -> FastAPI:
     worklist = services.settings.worklist
     app.state.provider = Provider(services.settings, services.now) if worklist.oidc.issuer else None
     app.add_middleware(BodyLimit, upload_bytes=int((worklist.drop.max_upload_mb + 1) * 1024 * 1024))
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(SecurityHeaders, is_secure=services.access.secure)
+    app.add_middleware(AskingFrom)
     if worklist.public_url:
         # Only there is a proxy; without one, who asks could write any address into the audit trail.
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=["127.0.0.1", "::1"])

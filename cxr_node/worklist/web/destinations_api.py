@@ -203,7 +203,7 @@ def named(services: Services, name: str) -> Destination:
 def ring(services: Services) -> None:
     """Wake who sends, and the pages."""
     for topic in ("deliver", "worklist"):
-        Doorbell(services.settings.data_dir / "run").ring(topic)
+        Doorbell(services.settings.data_dir / "run", services.database).ring(topic)
 
 
 def body_of(services: Services, destination: Destination) -> DestinationBody:

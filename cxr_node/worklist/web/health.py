@@ -20,8 +20,9 @@ from cxr_node.inference.package import find_package, package_folders
 from cxr_node.settings import Settings
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.access import Monitor
+from cxr_node.worklist.web.admin.condition import READY, STALE_AFTER, STARTING
 from cxr_node.worklist.web.admin.gauges import NodeGauges
-from storage import Database, InstanceFiles, jobs, model_changes
+from storage import Database, InstanceFiles, audit, heartbeats, jobs, model_changes
 from storage.errors import StorageError
 
 VERIFY_AGAIN_AFTER_S = 60.0  # the SHA-256 of some ten megabytes is not for every probe
@@ -48,11 +49,19 @@ def healthz() -> HealthBody:
     return HealthBody(status="ok")
 
 
-@router.get("/readyz", summary="Database and models are there", responses={503: {"model": ReadyBody}})
+@router.get(
+    "/readyz",
+    summary="Database and models are there, intake and analysis have started",
+    responses={503: {"model": ReadyBody}},
+)
 def readyz(request: Request, response: Response) -> ReadyBody:
     """Needs no token."""
     services: Services = request.app.state.services
-    reasons = [*_database_reasons(services.database), *request.app.state.models.reasons()]
+    reasons = [
+        *_database_reasons(services.database),
+        *request.app.state.models.reasons(),
+        *_stage_reasons(services.database, services.now()),
+    ]
     if reasons:
         response.status_code = 503
     return ReadyBody(status="not ready" if reasons else "ready", reasons=reasons)
@@ -150,6 +159,31 @@ class _Own(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return REGISTRY.collect()
+
+
+def _stage_reasons(database: Database, now: datetime) -> list[str]:
+    """Return what intake and analysis still do before they serve, and why analysis refuses to, where it does.
+
+    Of several processes one that is ready is enough.
+    """
+    try:
+        with database.read() as connection:
+            beats = [beat for beat in heartbeats.listed(connection) if now - beat.seen_at < STALE_AFTER]
+            refused, loaded = audit.newest(connection, "models_not_loaded"), audit.newest(connection, "models_loaded")
+    except (StorageError, SQLAlchemyError):
+        return []  # the database has a reason of its own
+    reasons = []
+    for stage in ("receive", "analyze"):
+        states = [str(beat.detail.get("state", READY)) for beat in beats if beat.stage == stage]
+        if not states or READY in states:
+            continue
+        # Most telling last: "converting …" says more than "starting".
+        told = max(states, key=lambda state: state != STARTING)
+        if stage == "analyze" and refused and not (loaded and loaded[0].id > refused[0].id):
+            detail = refused[0].detail
+            told = told if detail.get("serving") else f"refuses to serve: {detail.get('reason', '')}"
+        reasons.append(f"{stage}: {told}")
+    return reasons
 
 
 def _database_reasons(database: Database) -> list[str]:

@@ -111,7 +111,7 @@ def dismiss_job(request: Request, admin: Admin, job_id: JobId, body: DismissBody
 
 def ring(services: Services) -> None:
     """Wake every stage that may have the job."""
-    bell = Doorbell(services.settings.data_dir / "run")
+    bell = Doorbell(services.settings.data_dir / "run", services.database)
     for topic in _TOPICS:
         bell.ring(topic)
 

@@ -29,8 +29,12 @@ class FixedEngine:
     made: list[str] = []  # noqa: RUF012  # of this class on purpose, emptied by the fixture
     device = "CPU"
 
-    def __init__(self, package, *, cache_dir=None):
+    name = "fixed"
+    trouble = ""
+
+    def __init__(self, package, **options):
         self.package = package
+        self.options = options
         FixedEngine.made.append(package.manifest.name)
 
     def warm(self):
@@ -164,7 +168,7 @@ def test_an_engine_that_fails_in_its_own_way_stops_nothing(site):
     """TensorFlow has exceptions that nobody lists."""
 
     class Exploding(FixedEngine):
-        def __init__(self, package, *, cache_dir=None):
+        def __init__(self, package, **options):
             super().__init__(package)
             if package.manifest.name == "new":
                 raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
@@ -267,3 +271,112 @@ def test_a_real_network_is_swapped_in_by_tensorflow(site, tiny_network):  # noqa
     assert running(models) == (["old", "new"], [])
     engine = models.analyzer().engine(models.analyzer().packages[1])
     assert engine.scores(np.zeros((2, 16, 12, 1), np.float32)).shape == (2, 1)
+
+
+@pytest.mark.requirement("SRS-INF-208")
+def test_a_package_that_scores_otherwise_than_it_was_released_with_stops_the_start(site):
+    """Every file may be whole and the computer still compute something else."""
+    shutil.rmtree(site.packages / "old")
+    put_package(site.packages, "old", golden=0.5)
+    with pytest.raises(PackageError, match=r"golden inputs differ by 0\.25"):
+        site.models().load()
+    assert site.told("models_not_loaded")[0]["serving"] is False
+
+
+@pytest.mark.requirement("SRS-INF-208")
+@pytest.mark.parametrize("name", ["weights.npz", "architecture.json", "golden.npz", "manifest.json"])
+def test_a_package_that_is_damaged_at_the_start_is_refused_and_the_jobs_wait(site, name):
+    """A study is analysed by the network that was measured, or it waits and somebody is told why."""
+    from cxr_node.worklist.web.health import ModelCheck
+
+    with site.database.begin() as connection:
+        studies.touch(connection, "1.2", PatientContext(), ordered_rank=0, calling_ae_title="CR", now=NOON)
+        jobs.schedule(connection, "analyze", "1.2", run_at=NOON, now=NOON)
+    file = site.packages / "old" / name
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(PackageError, match=name.replace(".", r"\.")):
+        site.models().load()
+    (reason,) = ModelCheck(site.settings, site.database).reasons()
+    assert name in reason
+    assert name in site.told("models_not_loaded")[0]["reason"]
+    with site.database.read() as connection:
+        assert jobs.counts(connection) == {("analyze", "SCHEDULED"): 1}
+
+
+@pytest.mark.requirement("SRS-INF-208")
+def test_a_file_that_changes_while_the_node_runs_changes_no_score_and_is_told(site, tiny_network, monkeypatch):  # noqa: F811
+    """What runs is what was verified; what lies there now is refused by readiness and by the next start."""
+    from cxr_node.inference import Engine
+    from cxr_node.worklist.web import health
+    from trainer.export import write_network
+
+    shutil.rmtree(site.packages / "old")
+    folder = site.packages / "old"
+    folder.mkdir(parents=True)
+    write_network(tiny_network, folder)
+    inputs = np.linspace(0, 1, 3 * 16 * 12, dtype=np.float32).reshape(3, 16, 12, 1)
+    np.savez(folder / "golden.npz", inputs=inputs, scores=tiny_network(inputs, training=False).numpy())
+    write_manifest(folder, make_manifest(name="old"))
+    check = health.ModelCheck(site.settings, site.database)
+    monkeypatch.setattr(health, "VERIFY_AGAIN_AFTER_S", 0.0)
+    models = site.models(Engine)
+    models.load()
+    engine = models.analyzer().engine(models.analyzer().packages[0])
+    before = engine.scores(inputs)
+    assert check.reasons() == []
+
+    weights = folder / "weights.npz"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + b"x")
+    for converted in (site.settings.data_dir / "cache").rglob("*"):
+        if converted.is_file():
+            converted.write_bytes(b"")
+    assert np.array_equal(engine.scores(inputs), before)
+    assert "the file was altered" in check.reasons()[0]
+    assert not models.refresh()
+    with pytest.raises(PackageError, match="the file was altered"):
+        site.models(Engine).load()
+
+    weights.write_bytes(kept)
+    assert check.reasons() == []
+    again = site.models(Engine)
+    again.load()  # the conversions, damaged as well, are made anew
+    assert np.array_equal(again.analyzer().engine(again.analyzer().packages[0]).scores(inputs), before)
+
+
+@pytest.mark.requirement("SRS-INF-201")
+def test_the_engine_is_the_one_of_node_toml(tmp_path):
+    """A site that validated one implementation can keep it."""
+    found = Site(tmp_path)
+    analyze = found.settings.analyze.model_copy(update={"engine": "savedmodel", "batch_size": 4, "workers": 1000})
+    found.settings = found.settings.model_copy(update={"analyze": analyze})
+    put_package(found.packages, "old")
+    models = found.models()
+    models.load()
+    options = models.analyzer().engine(models.analyzer().packages[0]).options
+    assert (options["choice"], options["batch"], options["threads"]) == ("savedmodel", 4, 1)
+
+
+@pytest.mark.requirement("SRS-INF-205")
+def test_what_an_engine_tells_is_logged_counted_and_shown_while_it_starts(site):
+    """An alarm is set on the metric; and who waits for a first start reads what it is at."""
+    from cxr_node import metrics
+
+    seen = []
+
+    class Telling(FixedEngine):
+        def __init__(self, package, **options):
+            super().__init__(package, **options)
+            seen.append(models.doing)
+            options["report"]("package_conversion_started", package="old")
+            seen.append(models.doing)
+            options["report"]("package_converted", package="old")
+            seen.append(models.doing)
+            options["report"]("gpu_lost", package="old", reason="the GPU is no longer used")
+
+    counter = metrics.ENGINE_TROUBLES.labels("gpu_lost")
+    before = counter._value.get()
+    models = site.models(Telling)
+    models.load()
+    assert seen == ["loading models", "converting old for this computer, once", "loading models"]
+    assert counter._value.get() == before + 1

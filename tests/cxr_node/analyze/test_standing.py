@@ -55,16 +55,25 @@ def test_the_models_are_told_once_they_are_loaded(tmp_path, monkeypatch):
     """Until then the stage lives and takes no study: it is starting."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert standing(None) == {"state": "loading models", "models": [], "gpus": []}
+    assert standing(None, "converting a")["state"] == "converting a"
 
     def package(name: str) -> SimpleNamespace:
         return SimpleNamespace(manifest=SimpleNamespace(name=name, version="1.0.0"), digest=f"d-{name}", path=Path())
 
+    engines = {
+        "d-a": SimpleNamespace(name="savedmodel", trouble=""),
+        "d-b": SimpleNamespace(name="litert", trouble="the GPU is no longer used"),
+    }
     analyzer = SimpleNamespace(
-        packages=(package("a"),), shadow=(package("b"),), devices=lambda: {"a": "GPU:0", "b": "CPU"}
+        packages=(package("a"),),
+        shadow=(package("b"),),
+        devices=lambda: {"a": "GPU:0", "b": "CPU"},
+        engine=lambda item: engines[item.digest],
     )
     said = standing(analyzer)  # type: ignore[arg-type]
     assert said["state"] == "ready"
-    assert [(item["name"], item["role"], item["device"]) for item in said["models"]] == [
-        ("a", "active", "GPU:0"),
-        ("b", "shadow", "CPU"),
+    assert [(item["name"], item["role"], item["device"], item["engine"]) for item in said["models"]] == [
+        ("a", "active", "GPU:0", "savedmodel"),
+        ("b", "shadow", "CPU", "litert"),
     ]
+    assert [item["trouble"] for item in said["models"]] == ["", "the GPU is no longer used"]

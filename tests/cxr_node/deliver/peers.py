@@ -245,7 +245,7 @@ def hl7_serving(peer: Hl7Peer, context: ssl.SSLContext | None = None) -> Iterato
             if answer is None:
                 return
             if answer == "":
-                stopped.wait(10)
+                stopped.wait(30)
                 return
             data = b"\x0b" + answer.encode() + b"\x1c\r" if peer.framed else answer.encode()
             step = max(1, -(-len(data) // peer.pieces))

@@ -170,7 +170,6 @@ class Proving:
             on_failed=self.prover.give_up,
             now=lambda: self.now,
             prover=self.prover,
-            stop=threading.Event(),
         )
 
     def delivered(self, study_instance_uid: str | None = None) -> int:

@@ -344,7 +344,7 @@ def _object_of(node, kind, sop_class_uid):
         kind=kind,
         sop_class_uid=sop_class_uid,
         sop_instance_uid=str(dataset.SOPInstanceUID),
-        path=node.files.path(location),
+        location=location,
     )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -109,7 +108,7 @@ def ask(node, *items: tuple[str, str]) -> int:
 
 def work(node, settings: Settings) -> None:
     """Run the stage's own worker until nothing is due."""
-    reports = proof.make_workers(settings, node.database, node.files, threading.Event())[0]
+    reports = proof.make_workers(settings, node.database, node.files)[0]
     while reports.run_once():
         pass
 

@@ -146,7 +146,7 @@ def test_a_destination_that_is_gone_is_unreachable_and_named(node, kind):
 
 def test_what_the_node_cannot_read_is_the_nodes_own_fault(node, kind):
     """The destination must not be blamed, nor given something made anew."""
-    stored = replace(kind.plan(node), path=node.folder / "nowhere.dcm")
+    stored = replace(kind.plan(node), location="objects/00/nowhere.dcm")
     with pytest.raises(StorageUnavailable):
         node.sender(kind.destination).send(stored)
     assert kind.arrived() == []

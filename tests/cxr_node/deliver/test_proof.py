@@ -366,11 +366,9 @@ def test_while_a_peer_is_down_its_proofs_rest(node):
     assert proving.prover.rest.failures == 1
     proving.delivered()
     proving.now += timedelta(seconds=2)
-    proving.worker.stop.set()
     proving.prover.rest = type(proving.prover.rest)(failures=1, until=float("inf"))
     with node.database.read() as connection:
         before = jobs.counts(connection)
-    proving.worker.stop.wait = lambda timeout=None: True
     assert proving.worker.run_once() == 0
     with node.database.read() as connection:
         assert jobs.counts(connection) == before
@@ -504,7 +502,6 @@ def test_one_worker_for_each_destination_that_proves(node):
     """And one that reports to those who asked the node."""
     archive = archive_on_free_port()
     folder = Destination(name="folder", kind="folder", path="out")
-    stop = Proving(node, archive.destination()).worker.stop
-    workers = proof.make_workers(node.settings(archive.destination(), folder), node.database, node.files, stop)
+    workers = proof.make_workers(node.settings(archive.destination(), folder), node.database, node.files)
     assert [worker.kinds for worker in workers] == [("commitment-report",), ("prove:pacs",)]
     assert all(worker.owner.startswith("deliver:") for worker in workers), "the supervisor gives their leases back"

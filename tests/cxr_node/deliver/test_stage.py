@@ -16,6 +16,7 @@ from cxr_node.clock import utc_now
 from cxr_node.deliver import stage
 from cxr_node.log import configure_logging
 from cxr_node.settings import Destination
+from cxr_node.work.owner import owners_of
 from storage import audit, deliveries, jobs
 from tests.cxr_node.deliver.conftest import Pacs, dataset_of, free_port, serving, wait_for
 
@@ -256,7 +257,7 @@ def test_a_kill_between_the_answer_and_the_commit_sends_the_same_bytes_again(nod
                 released.wait(30)
 
         threading.Thread(target=hold, daemon=True).start()
-        assert holding.wait(10)
+        assert holding.wait(30)
         return 0x0000
 
     pacs.answer = hold_the_write_lock
@@ -271,7 +272,8 @@ def test_a_kill_between_the_answer_and_the_commit_sends_the_same_bytes_again(nod
     assert state_of(node, delivery_id) == "SCHEDULED"
     pacs.answer = lambda received: 0x0000
     with node.database.begin() as connection:
-        jobs.release_owner(connection, f"deliver:{first.pid}:", now=utc_now())  # as the supervisor does
+        # As the supervisor does.
+        jobs.release_owner(connection, owners_of(settings.data_dir, "deliver", first.pid), now=utc_now())
     with node.delivering(pacs.destination()):
         wait_for(lambda: state_of(node, delivery_id) == "DELIVERED")
     before, after = pacs.received

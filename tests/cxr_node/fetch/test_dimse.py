@@ -56,7 +56,7 @@ def start():
 
 
 def make(port, ae_title="PACS"):
-    source = Source(name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=5)
+    source = Source(name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=30)
     return DimseSource(source, own_ae_title="CXR_NODE", own_port=11112, tls_files={})
 
 

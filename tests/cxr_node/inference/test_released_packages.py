@@ -8,6 +8,7 @@ import pytest
 from cxr_node.imaging import preprocess, radiograph_from_picture_file
 from cxr_node.inference import BUILTIN, Engine, load_package, probability
 from cxr_node.inference.package import GOLDEN, GOLDEN_TOLERANCE
+from tests.system.conftest import put_made
 
 RELEASED = sorted(folder.name for folder in BUILTIN.iterdir() if folder.is_dir())
 
@@ -19,7 +20,15 @@ def package(request):
 
 @pytest.fixture(scope="module")
 def engine(package, tmp_path_factory):
-    return Engine(package, cache_dir=tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("packages") / "cache"
+    put_made(cache)  # a conversion takes long, and has tests of its own
+    return Engine(package, cache_dir=cache)
+
+
+@pytest.mark.requirement("SRS-INF-201")
+def test_a_released_package_is_served_by_litert_on_a_processor(engine):
+    """The figures of speed and memory are those of LiteRT."""
+    assert (engine.name, engine.device, engine.trouble) == ("litert", "CPU", "")
 
 
 @pytest.mark.requirement("SRS-INF-007")

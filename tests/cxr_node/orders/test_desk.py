@@ -31,7 +31,7 @@ def test_an_order_for_a_study_that_is_here_raises_it_at_once(desk, database, doo
     bell = doorbell.listen("worklist")
     try:
         assert _code(desk.take(message(*ORM), "10.0.0.1")) == "AA"
-        assert bell.wait(1)
+        assert bell.wait(30)
     finally:
         bell.close()
     assert priority() == ("STAT", "HL7 order from the RIS")

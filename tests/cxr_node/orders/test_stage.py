@@ -32,7 +32,7 @@ def test_the_stage_takes_orders_and_applies_them_to_studies_that_come_later(tmp_
     stage.start()
     database = Database(settings.database_url)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         connection = None
         while connection is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ def test_the_stage_takes_orders_and_applies_them_to_studies_that_come_later(tmp_
             context = studies.PatientContext(accession_number="A1", patient_id="P1", ordered_priority="ROUTINE")
             studies.touch(opened, "1.2.3", context, ordered_rank=1, calling_ae_title="CR", now=NOON)
             jobs.schedule(opened, "order", "1.2.3", run_at=NOON, now=NOON)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         found = ""
         while found != "STAT" and time.monotonic() < deadline:
             with database.read() as opened:

@@ -48,7 +48,7 @@ class Receiver:
     def send(self, dataset: Any, *, calling: str = "CR_ROOM_1", called: str = "CXR_NODE", syntax: Any = None) -> Any:
         """Send with pynetdicom; return the status dataset, or None without an association."""
         ae = AE(ae_title=calling)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
         ae.add_requested_context(dataset.SOPClassUID, syntax or dataset.file_meta.TransferSyntaxUID)
         association = associate(ae, "127.0.0.1", self.port, ae_title=called)
         if not association.is_established:

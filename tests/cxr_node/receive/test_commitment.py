@@ -47,7 +47,7 @@ def open_association(receiver):
 
     def open_association(*contexts, as_scp=False, calling="CR_ROOM_1"):
         ae = AE(ae_title=calling)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
         ae.add_requested_context(StorageCommitmentPushModel)
         for context in contexts:
             ae.add_requested_context(context)
@@ -103,7 +103,7 @@ def transaction(receiver):
 
 @pytest.mark.requirement("SRS-RCV-101")
 @pytest.mark.parametrize("reason", [None, 0x0112, 0x0119])
-def test_a_report_is_durable_before_it_is_answered_and_wakes_the_proof(receiver, associate, awaited, reason):
+def test_a_report_is_durable_before_it_is_answered_and_wakes_the_proof(receiver, open_association, awaited, reason):
     """The archive forgets the transaction with our Success. It proposes the SCP's role for itself."""
     told = Dataset()
     told.TransactionUID = "2.25.1"
@@ -121,7 +121,7 @@ def test_a_report_is_durable_before_it_is_answered_and_wakes_the_proof(receiver,
 
 
 @pytest.mark.requirement("SRS-RCV-101")
-def test_a_report_without_role_selection_is_taken(receiver, associate, awaited):
+def test_a_report_without_role_selection_is_taken(receiver, open_association, awaited):
     """Some archives propose no role; what they say is understood all the same."""
     told = request(reference(Comprehensive3DSRStorage, "2.25.7"), transaction_uid="2.25.1")
     assert tell(open_association(), told) == 0x0000
@@ -129,7 +129,7 @@ def test_a_report_without_role_selection_is_taken(receiver, associate, awaited):
 
 
 @pytest.mark.requirement("SRS-RCV-102")
-def test_a_report_that_nobody_waits_for_is_answered_and_ignored(receiver, associate, awaited):
+def test_a_report_that_nobody_waits_for_is_answered_and_ignored(receiver, open_association, awaited):
     """Refused, it would come again for days."""
     association = open_association(as_scp=True)
     about = reference(Comprehensive3DSRStorage, "2.25.7")
@@ -155,14 +155,14 @@ def test_a_report_that_nobody_waits_for_is_answered_and_ignored(receiver, associ
     ],
     ids=["event type", "instance", "no class", "no references", "empty", "nothing"],
 )
-def test_a_report_that_says_nothing_is_refused(receiver, associate, awaited, told, options, status):
+def test_a_report_that_says_nothing_is_refused(receiver, open_association, awaited, told, options, status):
     """The archive's log must show that its report was not understood; the transaction stays open."""
     assert tell(open_association(as_scp=True), told, **options) == status
     assert transaction(receiver).state == "ASKING"
 
 
 @pytest.mark.requirement("SRS-RCV-103")
-def test_a_request_is_durable_before_it_is_answered(receiver, associate):
+def test_a_request_is_durable_before_it_is_answered(receiver, open_association):
     """A modality may forget what it asked for, and with the report delete its images."""
     image = make_radiograph_dataset()
     assert receiver.send(image).Status == 0x0000
@@ -182,7 +182,7 @@ def test_a_request_is_durable_before_it_is_answered(receiver, associate):
 
 
 @pytest.mark.requirement("SRS-RCV-103")
-def test_a_request_whose_answer_was_lost_is_one_request(receiver, associate):
+def test_a_request_whose_answer_was_lost_is_one_request(receiver, open_association):
     """The same again is reported again; another under its transaction UID is refused."""
     asked = request(reference("1.2", "2.25.7"))
     association = open_association()
@@ -210,14 +210,14 @@ def test_a_request_whose_answer_was_lost_is_one_request(receiver, associate):
     ],
     ids=["action", "instance", "no class", "no transaction", "no references", "nothing"],
 )
-def test_a_request_that_cannot_be_kept_is_refused(receiver, associate, asked, options, status):
+def test_a_request_that_cannot_be_kept_is_refused(receiver, open_association, asked, options, status):
     """What was not understood must not look like a promise."""
     assert ask(open_association(), asked, **options) == status
     assert unreported(receiver) == []
 
 
 @pytest.mark.requirement("SRS-RCV-104")
-def test_a_database_that_is_gone_is_no_promise(receiver, associate, awaited, monkeypatch):
+def test_a_database_that_is_gone_is_no_promise(receiver, open_association, awaited, monkeypatch):
     """The modality asks again; the archive reports again."""
 
     def gone(*_, **__):
@@ -232,7 +232,7 @@ def test_a_database_that_is_gone_is_no_promise(receiver, associate, awaited, mon
 
 
 @pytest.mark.requirement("SRS-RCV-103")
-def test_a_long_request_and_images_share_an_association(receiver, associate):
+def test_a_long_request_and_images_share_an_association(receiver, open_association):
     """A CT of 3,000 slices: its request is many fragments long, and no file of ours."""
     image = make_radiograph_dataset()
     association = open_association(image.SOPClassUID)
@@ -253,7 +253,7 @@ def test_a_message_that_never_ends_fills_no_memory(start_receiver, monkeypatch):
     monkeypatch.setattr("cxr_node.receive.transport._LONGEST_IN_MEMORY", 100_000)
     receiver = start_receiver(receive__transport="stream")
     ae = AE(ae_title="CR_ROOM_1")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     ae.add_requested_context(StorageCommitmentPushModel)
     association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
     asked = request(*(reference("1.2.840.10008.5.1.4.1.1.2", f"2.25.{10**30 + number}") for number in range(3000)))
@@ -274,7 +274,7 @@ def test_only_listed_callers_are_heard(start_receiver):
 
 
 @pytest.mark.requirement("SRS-RCV-103")
-def test_requests_of_many_callers_at_once_are_all_kept(receiver, associate):
+def test_requests_of_many_callers_at_once_are_all_kept(receiver, open_association):
     associations = [open_association(calling=f"CR_{number}") for number in range(8)]
     asked = [request(reference("1.2", "2.25.7")) for _ in associations]
     statuses = [None] * 8

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxr_node.receive.stage import _other_ways_in
+from cxr_node.receive.stage import folders_of
 from cxr_node.receive.watch import CALLING_DROP
 from cxr_node.settings import Settings
 from cxr_node.upkeep.silence import OWN_AE_TITLES
@@ -24,7 +24,7 @@ def make_settings(folder, *, enabled: bool) -> Settings:
 def test_the_stage_takes_what_is_put_there_and_says_where_it_came_from(tmp_path):
     """Nobody needs to set up a folder for it."""
     settings, dataset = make_settings(tmp_path, enabled=True), make_radiograph_dataset()
-    with _other_ways_in(settings):
+    with folders_of(settings):
         inbox = settings.data_dir / "inbox"
         (inbox / ".a.dcm").write_bytes(to_part_10(dataset))
         (inbox / ".a.dcm").rename(inbox / "a.dcm")
@@ -39,7 +39,7 @@ def test_the_stage_takes_what_is_put_there_and_says_where_it_came_from(tmp_path)
 def test_without_the_page_there_is_no_such_way_in(tmp_path):
     """Nothing is watched that nobody uses."""
     settings = make_settings(tmp_path, enabled=False)
-    with _other_ways_in(settings):
+    with folders_of(settings):
         assert not (settings.data_dir / "inbox").exists()
 
 

@@ -20,7 +20,8 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from cxr_node.receive.intake import Accepted, Intake, Requested, Sender
+from cxr_node.receive.intake import Accepted, Intake, Requested
+from cxr_node.receive.records import Sender
 from cxr_node.receive.statuses import Answer
 from storage import Database, Doorbell, InstanceFiles, audit, instances, jobs, studies
 from storage.errors import StorageBusy, StorageFull
@@ -101,7 +102,7 @@ def test_success_leaves_bytes_row_study_and_job(desk):
         due = NOON + timedelta(seconds=QUIET_PERIOD_S)
         (job,) = jobs.claim(connection, ["analyze"], owner="t", now=due)
     assert (job.key, job.priority, job.run_at) == (UIDS["StudyInstanceUID"], 3, due)
-    assert bell.wait(1)
+    assert bell.wait(30)
     bell.close()
 
 
@@ -111,7 +112,7 @@ def test_hasten_makes_waiting_studies_due(desk):
     bell = desk.doorbell.listen("analyze")
     desk.accept(make_radiograph_dataset(**UIDS))
     desk.intake.hasten({UIDS["StudyInstanceUID"]}, now=lambda: NOON)
-    assert bell.wait(1)
+    assert bell.wait(30)
     bell.close()
     with desk.database.begin() as connection:
         assert len(jobs.claim(connection, ["analyze"], owner="t", now=NOON)) == 1
@@ -236,6 +237,9 @@ def test_no_name_of_a_sender_reaches_the_file_system(desk):
 @pytest.mark.parametrize("part", ["read", "begin"])
 def test_a_database_that_cannot_is_answered_out_of_resources(desk, monkeypatch, error, part):
     """The sender tries again; a file that no row names would fill the disk."""
+    if part == "read":  # what is stored is looked up where something came twice
+        assert desk.accept(make_radiograph_dataset(**UIDS)).status == 0x0000
+    before = (desk.all_files(), desk.stored())
 
     def fail(*_):
         raise error
@@ -244,8 +248,7 @@ def test_a_database_that_cannot_is_answered_out_of_resources(desk, monkeypatch, 
     answer = desk.accept(make_radiograph_dataset(**UIDS))
     monkeypatch.undo()
     assert answer.status == 0xA700
-    assert desk.all_files() == []
-    assert desk.stored() == []
+    assert (desk.all_files(), desk.stored()) == before
 
 
 @pytest.mark.requirement("SRS-RCV-008")

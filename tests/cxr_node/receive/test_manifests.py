@@ -23,7 +23,7 @@ def modality(start_receiver, transport):
     """A receiver with a destination, and an association of a modality with it."""
     receiver = start_receiver(receive__transport=transport, destination=DESTINATION, receive__quiet_period_s="60")
     ae = AE(ae_title="CR_ROOM_1")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     for sop_class in (MPPS, IAN):
         ae.add_requested_context(sop_class)
     association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE")
@@ -117,7 +117,7 @@ def test_a_step_lets_the_report_go_as_soon_as_its_last_image_is_here(modality):
     status, _ = association.send_n_create(step(study=study), MPPS, uid)
     assert status.Status == 0x0000
     assert receiver.send(first).Status == 0x0000
-    deadline = time.monotonic() + 5  # the association's end hastens it, whatever the step says
+    deadline = time.monotonic() + 30  # the association's end hastens it, whatever the step says
     while _due_in_s(receiver, "analyze", study) > 1 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert _due_in_s(receiver, "analyze", study) < 1

@@ -47,7 +47,7 @@ def turned_away(database):
 def open_association(receiver, calling="CR_ROOM_1", called="CXR_NODE"):
     """Open an association for C-ECHO, whatever becomes of it."""
     ae = AE(ae_title=calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     ae.add_requested_context(VERIFICATION)
     return associate(ae, "127.0.0.1", receiver.port, ae_title=called)
 

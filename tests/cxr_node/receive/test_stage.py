@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation as DX
 from cxr_node.errors import SettingsError
 from cxr_node.receive import run_receive
 from cxr_node.settings import load_settings
+from storage.errors import StorageError
 from tests.builders import make_radiograph_dataset
 from tests.conftest import ROOT
 from tests.cxr_node.receive import wire
@@ -26,12 +28,13 @@ from tests.system.conftest import free_port, wait_until
 class Stage:
     """A running `cxr-node receive`."""
 
-    def __init__(self, folder: Path, processes: int) -> None:
+    def __init__(self, folder: Path, processes: int, more: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         config = folder / "node.toml"
         config.write_text(
-            f'[node]\ndata_dir = "data"\n[receive]\nport = {self.port}\nprocesses = {processes}\nmin_free_gb = 0.1\n'
+            f'[node]\ndata_dir = "data"\n[receive]\nport = {self.port}\nprocesses = {processes}\n'
+            f"min_free_gb = 0.1\n{more}"
         )
         self.log_path = folder / "log"
         with self.log_path.open("wb") as log:
@@ -155,8 +158,6 @@ def test_nothing_of_a_patient_reaches_the_log(start_stage):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_taken_port_stops_the_start_with_a_sentence(tmp_path, processes):
     """Two nodes that share a port by mistake would share its callers."""
-    import socket
-
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
@@ -168,3 +169,38 @@ def test_a_taken_port_stops_the_start_with_a_sentence(tmp_path, processes):
         }
         with pytest.raises(SettingsError, match="cannot listen on 127"):
             run_receive(load_settings(None, environment), threading.Event())
+
+
+@pytest.mark.requirement("SRS-RCV-012")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_storage_that_cannot_be_opened_stops_the_start_with_a_sentence(tmp_path, processes):
+    """Acceptors of their own processes must not be started over and over for what no restart mends."""
+    environment = {
+        "CXR_NODE__NODE__DATA_DIR": str(tmp_path),
+        "CXR_NODE__NODE__DATABASE": "sqlite:////proc/nowhere/cxr-node.db",
+        "CXR_NODE__RECEIVE__PORT": str(free_port()),
+        "CXR_NODE__RECEIVE__PROCESSES": str(processes),
+        "CXR_NODE__WORKLIST__DROP__ENABLED": "false",
+    }
+    with pytest.raises(StorageError, match="/proc/nowhere"):
+        run_receive(load_settings(None, environment), threading.Event())
+
+
+@pytest.mark.requirement("SRS-RCV-012")
+def test_stow_rs_has_a_process_of_its_own_beside_several_acceptors(tmp_path):
+    """It is watched over as they are, and comes back."""
+    web_port = free_port()
+    stage = Stage(tmp_path, 2, f"[receive.dicomweb]\nport = {web_port}\n")
+    try:
+        (started,) = stage.events("stow_started")
+        pid = int(str(started["pid"]))
+        with socket.create_connection(("127.0.0.1", web_port), timeout=10):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(stage.events("stow_ready")) == 2, 60, "STOW-RS again")
+        assert stage.events("stow_died")
+        assert len(stage.acceptors()) == 2
+    finally:
+        stage.stop()
+    assert stage.process.returncode == 0
+    assert not _is_alive(pid)

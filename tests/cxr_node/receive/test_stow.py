@@ -6,6 +6,7 @@ import socket
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,10 +17,12 @@ from cxr_node.receive import web_server
 from cxr_node.receive.intake import Intake
 from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.stow import Stow, create_app
-from cxr_node.receive.web_server import WebServer
+from cxr_node.receive.web_server import WebServer, tls_context
 from cxr_node.settings import load_settings
+from cxr_node.tls import client_context, loop
 from storage import Database, Doorbell, InstanceFiles, associations, audit, callers, instances, jobs, tokens
 from tests.builders import make_radiograph_dataset, to_part_10
+from tests.certificates import Authority
 from tests.system.conftest import wait_until
 
 BOUNDARY = "b0undary"
@@ -55,13 +58,15 @@ class Served:
         self.intake = Intake(self.database, self.files, Doorbell(root / "run"), quiet_period_s=60.0, min_free_bytes=1e7)
         self.recorder = Recorder(self.database, gather_s=0.05)
         app = create_app(Stow(self.settings, self.intake, self.database, self.files, recorder=self.recorder))
-        self.server = WebServer(app, "127.0.0.1", 0)
+        self.verify: Any = True
+        context = tls_context(self.settings)
+        self.server = WebServer(app, "127.0.0.1", 0, context=context)
         self.server.start()
-        self.url = f"http://127.0.0.1:{self.server.port}"
+        self.url = f"{'http' if context is None else 'https'}://127.0.0.1:{self.server.port}"
 
     def post(self, body: object, path: str = "/studies", **headers: str) -> httpx.Response:
         headers = {"Content-Type": TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        return httpx.post(self.url + path, content=body, headers=headers, timeout=20)  # type: ignore[arg-type]
+        return httpx.post(self.url + path, content=body, headers=headers, timeout=60, verify=self.verify)  # type: ignore
 
     def stored(self, dataset: Dataset) -> list:
         with self.database.read() as connection:
@@ -342,3 +347,44 @@ def test_it_says_what_it_is(served):
     assert httpx.get(served.url + "/studies").status_code == 405
     assert httpx.get(served.url + "/nothing").status_code == 404
     assert json.dumps(dict(httpx.get(served.url + "/").headers)).find("uvicorn") == -1
+
+
+@pytest.mark.requirement("SRS-TLS-026")
+def test_images_come_in_by_https_and_not_by_http_on_the_same_port(serve, tmp_path):
+    """A token in plain text is everybody's; a renewed certificate is shown without a restart."""
+    authority = Authority(tmp_path / "authority")
+    issued = authority.issue("stow")
+    served = serve(
+        receive__dicomweb__tls__certificate=str(issued.certificate),
+        receive__dicomweb__tls__key=str(issued.key),
+    )
+    assert served.url.startswith("https:")
+    served.verify = client_context({"ca": authority.ca})
+    dataset = make_radiograph_dataset()
+    assert served.post(body_of(to_part_10(dataset))).status_code == 200
+    assert len(served.stored(dataset)) == 1
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(served.url, verify=client_context({}), timeout=20)
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(served.url.replace("https", "http"), timeout=20)
+    idle = [socket.create_connection(("127.0.0.1", served.server.port), timeout=20) for _ in range(5)]
+    assert served.post(body_of(to_part_10(make_radiograph_dataset()))).status_code == 200
+    for connection in idle:
+        connection.close()
+
+
+@pytest.mark.requirement("SRS-TLS-005")
+def test_connections_that_never_finish_their_handshake_are_few_and_end(serve, tmp_path, monkeypatch):
+    """A web server knows of a connection only once it is inside TLS: those before are counted and timed apart."""
+    monkeypatch.setattr(web_server, "MAXIMUM_CONNECTIONS", 3)
+    monkeypatch.setattr(loop, "HANDSHAKE_WITHIN_S", 1.0)
+    issued = Authority(tmp_path / "authority").issue("stow")
+    served = serve(
+        receive__dicomweb__tls__certificate=str(issued.certificate),
+        receive__dicomweb__tls__key=str(issued.key),
+    )
+    idle = [socket.create_connection(("127.0.0.1", served.server.port), timeout=60) for _ in range(6)]
+    for connection in idle:
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""  # the end, by the limit or by the time
+        connection.close()

@@ -47,7 +47,7 @@ def _send(receiver: Receiver, certificates: Path, name: str | None, dataset=None
     if name:
         context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
     ae = AE(ae_title="CR_ROOM_1")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 5
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
     dataset = dataset if dataset is not None else make_radiograph_dataset()
     ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
     association = associate(ae, "127.0.0.1", receiver.port, ae_title="CXR_NODE", tls_args=(context, "127.0.0.1"))

@@ -168,7 +168,7 @@ def test_a_worker_wakes_at_the_bell_and_stops_when_told(database, make_worker, t
     try:
         _schedule(database, "1.2")
         Doorbell(tmp_path / "run").ring("analyze")
-        assert done.wait(5)
+        assert done.wait(30)
     finally:
         stop.set()
         thread.join(5)

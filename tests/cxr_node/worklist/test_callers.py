@@ -2,8 +2,10 @@
 
 import pytest
 
+from cxr_node.access import refusal_of
+from cxr_node.errors import SettingsError
 from cxr_node.settings import Caller
-from cxr_node.worklist.callers import is_allowed
+from cxr_node.worklist.callers import rows_of
 
 pytestmark = pytest.mark.requirement("SRS-WLT-012")
 
@@ -25,9 +27,17 @@ pytestmark = pytest.mark.requirement("SRS-WLT-012")
 )
 def test_a_caller_needs_both_title_and_address(ae_title, hosts, calling, address, expected):
     """An AE title is a claim, an address alone is a whole machine."""
-    assert is_allowed((Caller(ae_title=ae_title, hosts=hosts),), calling, address) is expected
+    rows = rows_of((Caller(ae_title=ae_title, hosts=hosts),))
+    assert (refusal_of(rows, calling, address, None) == "") is expected
 
 
 def test_nobody_is_allowed_by_an_empty_list():
     """Who is not named is not answered."""
-    assert not is_allowed((), "ANY", "127.0.0.1")
+    assert refusal_of(rows_of(()), "ANY", "127.0.0.1", None) == "calling_ae_title"
+
+
+@pytest.mark.requirement("SRS-TLS-013")
+def test_what_can_be_no_certificate_is_told_at_the_start():
+    """Left out, its name would be open to everybody whom another row lets in."""
+    with pytest.raises(SettingsError, match=r"caller\.certificate of RIS: .*64 hexadecimal digits"):
+        rows_of((Caller(ae_title="RIS", certificate="ab" * 20),))

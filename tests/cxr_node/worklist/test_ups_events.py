@@ -66,7 +66,7 @@ def client(services, peers) -> Iterator[Client]:
 @pytest.fixture
 def deliver(services, peers, database, clock, tmp_path) -> Callable[[], int]:
     """Announce what changed and send what is due, as the stage's threads do; return how many jobs ran."""
-    sender = EventSender(peers, database, clock, timeout_s=3.0)
+    sender = EventSender(peers, database, clock, timeout_s=10.0)
     worker = Worker(
         database,
         Doorbell(tmp_path / "bells"),
@@ -409,7 +409,7 @@ def test_subscribers_hear_that_the_scp_stops_and_starts(client, ward, receiver, 
     client.subscribe(GLOBAL, "RIS")
     server = WorklistServer(peers, database)
     server.start()
-    assert receiver.arrived.wait(10)
+    assert receiver.arrived.wait(30)
     server.stop()
     told = [(about, found) for kind, about, found in receiver.events if kind == 4]
     assert [found.SCPStatus for _, found in told] == ["RESTARTED", "GOING DOWN"]

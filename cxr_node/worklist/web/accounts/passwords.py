@@ -1,5 +1,6 @@
 """Passwords: Argon2id hashes, and what a password must be. Source: RFC 9106; NIST SP 800-63B 3.1.1."""
 
+import functools
 import secrets
 import threading
 import unicodedata
@@ -26,7 +27,6 @@ AT_ONCE = 4  # each takes 64 MiB: a flood of log-ins must not take the memory of
 WAIT_S = 1.0
 
 _hasher = PasswordHasher()  # the library's defaults are RFC 9106's second choice: 64 MiB, three passes, four lanes
-_nobody = _hasher.hash(secrets.token_urlsafe())  # verified where there is no such user: both take the same time
 _free = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -49,9 +49,16 @@ def verify(password_hash: str, password: str) -> bool:
     """
     with _one_of_few():
         try:
-            return _hasher.verify(password_hash or _nobody, _normal(password)) and bool(password_hash)
+            nobody = _nobody()  # in any case: the first call takes longer, and must not tell who is a user
+            return _hasher.verify(password_hash or nobody, _normal(password)) and bool(password_hash)
         except (VerificationError, InvalidHashError):
             return False
+
+
+@functools.cache
+def _nobody() -> str:
+    """Return what is verified where there is no such user: both take the same time. Not at the start, it takes long."""
+    return _hasher.hash(secrets.token_urlsafe())
 
 
 def is_outdated(password_hash: str) -> bool:

@@ -16,6 +16,8 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import present
 from cxr_node.worklist.web.access import Auditor
+from cxr_node.worklist.web.admin import trail
+from cxr_node.worklist.web.admin.trail import Trail
 from cxr_node.worklist.web.permissions import Permission
 from cxr_node.worklist.web.present import Instant
 from cxr_node.worklist.web.rendering import render
@@ -93,6 +95,7 @@ def audit_page(
             entries = audit.search(connection, wanted, limit=PAGE_SIZE + 1)
     with services.database.read() as connection:
         names = audit.event_names(connection)
+        chain = trail.look(connection, services.settings)
     query = {name: value for name, value in vars(asked).items() if value}
     rows = entries[:PAGE_SIZE]
     reads = person.may(Permission.READ_STUDIES)
@@ -103,6 +106,8 @@ def audit_page(
         problem=problem,
         rows=[_row(item, services, reads) for item in rows],
         names=names,
+        chain=chain,
+        told=_chain_told(chain, services),
         older="?" + urlencode({**query, "before": rows[-1].id}) if len(entries) > PAGE_SIZE else "",
         newest="?" + urlencode(query) if before else "",
         export="/admin/audit.csv?" + urlencode(query),
@@ -195,6 +200,34 @@ def _until(text: str, zone: ZoneInfo) -> datetime | None:
     """A day without a time means its end."""
     found = _time(text, zone)
     return found + timedelta(days=1) if found is not None and len(text) == 10 else found
+
+
+def _chain_told(chain: Trail, services: Services) -> tuple[str, ...]:
+    """Return what the last verification and export left, a sentence each."""
+
+    def at(moment: datetime | None) -> str:
+        return "never" if moment is None else present.instant(moment, services.zone, services.now()).text
+
+    if chain.verified_at is None:
+        told = ["The chain has not been verified yet; upkeep does it daily, cxr-node audit verify at once."]
+    elif chain.broken:
+        told = [f"Broken, found {at(chain.verified_at)}: {item}." for item in chain.breaks]
+        told.append(f"Whole up to the seal of {at(chain.good_to)}.")
+    else:
+        told = [
+            f"The chain was verified {at(chain.verified_at)}: {chain.entries:,} entries are what was sealed, up to "
+            f"seal {chain.head_number} of {at(chain.good_to)}."
+        ]
+    if chain.inherited:
+        told.append(f"{chain.inherited:,} entries are older than the chain and sealed as they were found.")
+    if chain.late:
+        told.append(f"{chain.late:,} entries were sealed more than an hour after the time they bear.")
+    if chain.repository:
+        waiting = f"{chain.waiting:,} entries wait" if chain.waiting else "nothing waits"
+        told.append(
+            f"Audit messages go to {chain.repository}; {waiting}.{' ' + chain.trouble if chain.trouble else ''}"
+        )
+    return tuple(told)
 
 
 def _row(item: AuditEvent, services: Services, reads_studies: bool) -> _Row:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from cxr_node.settings import Settings, Tls
+from cxr_node.settings import ServerTls, Settings, Tls
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,21 @@ def certificates(settings: Settings) -> list[Certificate]:
 
 
 def _named(settings: Settings) -> Iterator[tuple[str, str]]:
-    sections: list[tuple[str, Tls]] = []
-    if settings.receive.tls.enabled:
-        sections.append(("receive", settings.receive.tls))
+    sections: list[tuple[str, Tls | ServerTls]] = [
+        ("receive", settings.receive.tls),
+        ("receive.dicomweb", settings.receive.dicomweb.tls),
+        ("worklist", settings.worklist.tls),
+        ("worklist.dicom_tls", settings.worklist.dicom_tls),
+        ("orders.hl7_tls", settings.orders.hl7_tls),
+    ]
     for kind, entries in (("destination", settings.destination), ("source", settings.source)):
         sections += [(f"{kind} {entry.name}", entry.tls) for entry in entries]
     sections += [(f"peer {peer.ae_title.strip()}", peer.tls) for peer in settings.peer]
-    sections.append(("orders.ris", settings.orders.ris.tls))
+    sections += [("orders.ris", settings.orders.ris.tls), ("audit", settings.audit.tls)]
     for name, tls in sections:
         for key in ("certificate", "ca"):
-            if getattr(tls, key):
-                yield f"{name}: {key}", getattr(tls, key)
+            if value := getattr(tls, key, ""):  # HTTPS has no `ca`
+                yield f"{name}: {key}", value
 
 
 def _read(key: str, path: Path) -> Certificate:

@@ -1,16 +1,19 @@
 """How the node stands, as one value; what of it needs an eye is decided in `troubles`."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from cxr_node.settings import Settings
+from cxr_node.work.files import spool_dir
 from cxr_node.worklist.services import Services
+from cxr_node.worklist.web.admin import trail
 from cxr_node.worklist.web.admin.certificates import Certificate, certificates
-from storage import Database, callers, heartbeats, senders, vitals
+from cxr_node.worklist.web.admin.trail import Trail
+from storage import Database, audit, callers, heartbeats, senders, vitals
 from storage.heartbeats import Heartbeat
 from storage.senders import Silence
 from storage.vitals import Growth, Latency, Queue
@@ -38,7 +41,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Model:
-    """A model package that analyze has loaded. `self_test` is empty where it passed, None before the first."""
+    """A model package that analyze has loaded. `self_test` is empty where it passed, None before the first.
+
+    `trouble` says why it is computed otherwise than it was meant to be, on the CPU instead of a GPU say.
+    """
 
     name: str
     version: str
@@ -46,6 +52,8 @@ class Model:
     role: str
     device: str
     self_test: str | None
+    engine: str = ""
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,16 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Backup:
+    """Backups that the node makes itself: whether they are set up, and what came of the last."""
+
+    every: timedelta | None = None  # None: not set up
+    made_at: datetime | None = None
+    failed_at: datetime | None = None  # later than `made_at`
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Condition:
     """The node at one moment."""
 
@@ -99,6 +117,8 @@ class Condition:
     resting: tuple[str, ...]
     silences: tuple[Silence, ...]
     unknown_callers: int  # different ones that were turned away in the last day
+    backup: Backup = field(default_factory=Backup)
+    trail: Trail = field(default_factory=Trail)
 
 
 def gather(services: Services) -> Condition:
@@ -135,6 +155,8 @@ def look(settings: Settings, database: Database, now: datetime) -> Condition:
             resting=tuple(sorted(resting & configured)),
             silences=tuple(_silences(connection)),
             unknown_callers=_unknown_callers(connection, now),
+            backup=_backup(settings, connection),
+            trail=trail.look(connection, settings),
         )
 
 
@@ -164,11 +186,10 @@ def _stages(settings: Settings, beats: list[Heartbeat], now: datetime) -> tuple[
 
 def _models(alive: list[Heartbeat], tested: dict[str, Any] | None) -> tuple[Model, ...]:
     packages = tested["packages"] if tested else {}
-    loaded = {
-        (item["name"], item["digest"]): Model(**item, self_test=packages.get(item["name"]))
-        for beat in alive
-        for item in beat.detail.get("models", ())
-    }
+    told = [item for beat in alive for item in beat.detail.get("models", ())]
+    # Of several workers the one with a trouble counts: a single GPU that failed must not hide behind the others.
+    told.sort(key=lambda item: bool(item.get("trouble")))
+    loaded = {(item["name"], item["digest"]): Model(**item, self_test=packages.get(item["name"])) for item in told}
     return tuple(loaded[key] for key in sorted(loaded))
 
 
@@ -184,11 +205,24 @@ def _gpus(alive: list[Heartbeat]) -> tuple[Gpu, ...]:
 
 def _disk(settings: Settings, connection: Connection, now: datetime) -> Disk | None:
     try:
-        usage = shutil.disk_usage(settings.instances_dir)
+        usage = shutil.disk_usage(spool_dir(settings))
     except OSError:
         return None
     minimum = int(settings.receive.min_free_gb * 1e9)
     return Disk(usage.free, usage.total, minimum, vitals.growth(connection, now=now))
+
+
+def _backup(settings: Settings, connection: Connection) -> Backup:
+    upkeep = settings.upkeep
+    made, failed = (audit.newest(connection, event) for event in ("backup_made", "backup_failed"))
+    made_at = made[0].created_at if made else None
+    is_failing = bool(failed) and (made_at is None or failed[0].created_at > made_at)
+    return Backup(
+        timedelta(hours=upkeep.backup_every_h) if upkeep.backup_dir else None,
+        made_at,
+        failed[0].created_at if is_failing else None,
+        str(failed[0].detail.get("reason", "")) if is_failing else "",
+    )
 
 
 def _silences(connection: Connection) -> list[Silence]:
@@ -199,5 +233,6 @@ def _silences(connection: Connection) -> list[Silence]:
 
 def _unknown_callers(connection: Connection, now: datetime) -> int:
     return sum(
-        item.reason == "calling_ae_title" and now - item.last_at < LATELY for item in callers.rejected(connection)
+        item.reason in ("calling_ae_title", "certificate", "tls") and now - item.last_at < LATELY
+        for item in callers.rejected(connection)
     )

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, HTTPException, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from cxr_node.access import shown_url
 from cxr_node.settings import Destination
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import destinations_api, present
@@ -157,6 +158,6 @@ def _row(services: Services, body: DestinationBody, destination: Destination) ->
 
 def _address(destination: Destination) -> str:
     if destination.path or destination.url:
-        return destination.path or destination.url
+        return destination.path or shown_url(destination.url)
     place = f"{destination.host}:{destination.port}"
     return f"{destination.ae_title}@{place}" if destination.ae_title.strip() else place

@@ -32,6 +32,9 @@ class NodeGauges(Collector):
         yield GaugeMetricFamily(
             "cxr_unknown_callers", "Unknown callers turned away in 24 hours", value=condition.unknown_callers
         )
+        if condition.backup.made_at is not None:
+            age = (condition.at - condition.backup.made_at).total_seconds()
+            yield GaugeMetricFamily("cxr_backup_age_seconds", "Since the newest complete backup was made, s", value=age)
         if condition.oldest_pending_at is not None:
             waited = (condition.at - condition.oldest_pending_at).total_seconds()
             yield GaugeMetricFamily(

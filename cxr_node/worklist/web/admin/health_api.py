@@ -64,6 +64,8 @@ class ModelBody(_Body):
     role: str
     device: str
     self_test: str | None = Field(description="why it failed; empty: passed; null: not run yet")
+    engine: str = Field(description="what computes its scores: LiteRT or SavedModel; empty: not told yet")
+    trouble: str = Field(description="why it is computed otherwise than it was meant to be; empty: it is not")
 
 
 class CertificateBody(_Body):

@@ -25,6 +25,7 @@ _KINDS = {
     "deliver": "deliveries, not yet in a lane",
     "order": "questions to the RIS",
     "upkeep": "upkeep tasks",
+    "backup": "backups",
     "destination-test": "tests of destinations",
 }
 
@@ -92,10 +93,21 @@ def _values(request: Request) -> dict[str, Any]:
         "speeds": [_speed("Last hour", condition.hour), _speed("Last 24 hours", condition.day)],
         "slo_s": SLO_S,
         "room": _room(condition),
+        "backup": _backup(condition, zone),
         "certificates": [_certificate(item, condition.at, zone) for item in condition.certificates],
         "tested": _instant(condition.self_test_at, zone, condition.at),
         "condition": condition,
     }
+
+
+def _backup(condition: Condition, zone: ZoneInfo) -> str:
+    backup = condition.backup
+    last = "" if backup.made_at is None else f"last {present.instant(backup.made_at, zone, condition.at).text}"
+    if backup.every is None:
+        here = "not set up here: save database and images by the means of the site"
+        return f"{here} ({last} by hand)" if last else here
+    told = last or "none yet"
+    return f"failed; {told}" if backup.failed_at is not None else told
 
 
 def _instant(at: datetime | None, zone: ZoneInfo, now: datetime) -> Instant | None:

@@ -140,7 +140,7 @@ def _row(services: Services, letter: DeadLetter) -> _Row:
         about = letter.key if not letter.study_instance_uid else ""
     return _Row(
         id=letter.id,
-        what=_WORDS.get(letter.group) or _OTHER_WORDS.get(letter.kind) or present.shown(letter.kind),
+        what=_WORDS.get(letter.group) or _OTHER_WORDS.get(letter.kind.partition(":")[0]) or present.shown(letter.kind),
         about=present.shown(about),
         study=present.shown(letter.study_instance_uid),
         href="/studies/" + quote(letter.study_instance_uid, safe="") if letter.study_instance_uid else "",

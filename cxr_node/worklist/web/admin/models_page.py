@@ -229,7 +229,7 @@ def confirm(services: Services, plan: Plan, *, reason: str, by: str) -> None:
             model_plan.carry_out(connection, plan, reason=reason, by=by, now=services.now())
     except NoPlan as error:
         raise HTTPException(409, str(error)) from error
-    bell = Doorbell(services.settings.data_dir / "run")
+    bell = Doorbell(services.settings.data_dir / "run", services.database)
     for topic in (TOPIC, "worklist"):
         bell.ring(topic)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from cxr_node.access import certificate_name
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import present
 from cxr_node.worklist.web.access import Admin
@@ -49,6 +50,7 @@ class ListedCallerBody(_Body):
 
     ae_title: str
     hosts: list[str]
+    certificate: str = Field(description="TLS certificate that it must show; empty: any")
 
 
 class AllowedCallerBody(_Body):
@@ -57,6 +59,7 @@ class AllowedCallerBody(_Body):
     id: int
     ae_title: str
     host: str
+    certificate: str = Field(description="TLS certificate that it must show; empty: any")
     created_by: str
     created_at: datetime
 
@@ -69,8 +72,13 @@ class RejectedCallerBody(_Body):
     called_ae_title: str
     peer_address: str
     reason: str = Field(
-        description="`calling_ae_title`: it is no caller; `called_ae_title`: it calls another name; "
-        "`maximum_associations`, `per_caller_associations`: that limit of node.toml"
+        description="`calling_ae_title`: it is no caller; `certificate`: it shows none, or another than it must; "
+        "`tls`: its certificate is not accepted, so that it could not say who it is; `called_ae_title`: it calls "
+        "another name; `maximum_associations`, `per_caller_associations`: that limit of node.toml"
+    )
+    certificate: str = Field(
+        description="the certificate that it showed last: SHA-256 fingerprint and common name; with `tls` what was "
+        "wrong with it"
     )
     attempts: int
     first_at: datetime
@@ -90,6 +98,12 @@ class AllowBody(_Body):
 
     ae_title: str = Field(max_length=64)
     host: str = Field(max_length=64, description="an address, or a network (CIDR)")
+    certificate: str = Field(
+        "",
+        max_length=256,
+        description="TLS certificate that it must show: SHA-256 fingerprint, or a DNS name or common name in it; "
+        "empty: any",
+    )
 
 
 class AssociationBody(_Body):
@@ -116,7 +130,8 @@ class AssociationListBody(_Body):
 
 
 class NotAllowed(Exception):
-    """Whom an admin asked to let in cannot be: `key` is ae_title or host, or empty where it is let in already."""
+    """Whom an admin asked to let in cannot be: `key` is ae_title, host or certificate, or empty where it is let in
+    already."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(reason)
@@ -158,7 +173,7 @@ def list_callers(request: Request, admin: Admin) -> CallerListBody:
     with services.database.read() as connection:
         return CallerListBody(
             node_toml=[
-                ListedCallerBody(ae_title=caller.ae_title, hosts=list(caller.hosts))
+                ListedCallerBody(ae_title=caller.ae_title, hosts=list(caller.hosts), certificate=caller.certificate)
                 for caller in services.settings.caller
             ],
             allowed=[AllowedCallerBody(**vars(item)) for item in callers.allowed(connection)],
@@ -171,7 +186,7 @@ def list_callers(request: Request, admin: Admin) -> CallerListBody:
     status_code=201,
     summary="Let a caller send",
     responses={
-        400: {"model": ProblemBody, "description": "no AE title, or neither an address nor a network"},
+        400: {"model": ProblemBody, "description": "no AE title, neither an address nor a network, or no certificate"},
         409: {"model": ProblemBody, "description": "it may send already"},
     },
 )
@@ -179,7 +194,7 @@ def allow_caller(request: Request, admin: Admin, body: AllowBody) -> AllowedCall
     """Obeyed within about a second, by C-STORE and STOW-RS, on every host; nothing is restarted."""
     services: Services = request.app.state.services
     try:
-        return allow(services, body.ae_title, body.host, by=admin.name)
+        return allow(services, body.ae_title, body.host, body.certificate, by=admin.name)
     except NotAllowed as error:
         raise HTTPException(409 if error.key == "" else 400, error.reason) from error
 
@@ -256,21 +271,27 @@ def _sender(services: Services, sender: Sender, silence: Silence | None) -> Send
     )
 
 
-def allow(services: Services, ae_title: str, host: str, *, by: str) -> AllowedCallerBody:
+def allow(services: Services, ae_title: str, host: str, certificate: str = "", *, by: str) -> AllowedCallerBody:
     """Let a caller in, and take it off the list of those turned away.
 
     Raises
     ------
     NotAllowed
-        Title or host is not what it must be, or the caller is let in already.
+        Title, host or certificate is not what it must be, or the caller is let in already.
     """
     title, network = ae_title.strip(), _network(host.strip())
     if not _AE_TITLE.fullmatch(title) or title == "*":
         raise NotAllowed("ae_title", "expected an AE title: 1 to 16 plain characters, no backslash, no * for any")
+    try:
+        name = certificate_name(certificate)
+    except ValueError as error:
+        raise NotAllowed("certificate", str(error)) from error
+    if name and not services.settings.receive.tls.enabled:
+        raise NotAllowed("certificate", "without [receive.tls] nobody can show a certificate: nothing would get in")
     with services.database.begin() as connection:
-        made = callers.allow(connection, title, network, by=by, now=services.now())
+        made = callers.allow(connection, title, network, certificate=name, by=by, now=services.now())
         for item in callers.rejected(connection) if made is not None else ():
-            is_same = item.reason == "calling_ae_title" and item.calling_ae_title.strip() == title
+            is_same = item.reason in ("calling_ae_title", "certificate") and item.calling_ae_title.strip() == title
             if is_same and _is_in(item.peer_address, network):
                 callers.dismiss(connection, item.id)
     if made is None:

@@ -51,6 +51,7 @@ class _Rejected:
     calling: str
     called: str
     address: str
+    certificate: str
     why: str
     advice: str
     can_allow: bool
@@ -64,6 +65,7 @@ class _Allowed:
     id: int
     title: str
     host: str
+    certificate: str
     by: str
     since: Instant
 
@@ -113,12 +115,13 @@ def senders_page(
         senders=rows,
         most_senders=MOST_SENDERS,
         rejected=[_rejected(item, services, [row.ae_title for row in allowed]) for item in rejected],
-        listed=[(caller.ae_title, ", ".join(caller.hosts)) for caller in settings.caller],
+        listed=[(caller.ae_title, ", ".join(caller.hosts), caller.certificate) for caller in settings.caller],
         allowed=[
             _Allowed(
                 item.id,
                 present.shown(item.ae_title),
                 present.shown(item.host),
+                present.shown(item.certificate),
                 present.shown(item.created_by),
                 present.instant(item.created_at, zone, now),
             )
@@ -157,8 +160,10 @@ def allow_page(request: Request, admin: Admin, rejected: Annotated[int, Query(ge
         found = callers.get_rejected(connection, rejected) if rejected else None
     if rejected and found is None:
         raise HTTPException(404, "this caller is no longer on the list of those turned away; load the page Senders")
-    title, host = (found.calling_ae_title, found.peer_address) if found is not None else ("", "")
-    return _ask(request, title, host, found)
+    if found is None:
+        return _ask(request, "", "", "", None)
+    # The fingerprint that it showed: an admin who knows the device binds its name to it with the same click.
+    return _ask(request, found.calling_ae_title, found.peer_address, found.certificate.partition(" ")[0], found)
 
 
 @router.post("/allow", response_model=None)
@@ -167,16 +172,17 @@ def allow(
     admin: Admin,
     ae_title: Annotated[str, Form(max_length=64)] = "",
     host: Annotated[str, Form(max_length=64)] = "",
+    certificate: Annotated[str, Form(max_length=256)] = "",
     rejected: Annotated[int, Form(ge=0, le=2**31)] = 0,
 ) -> HTMLResponse | RedirectResponse:
     """Let a caller in."""
     services: Services = request.app.state.services
     try:
-        senders_api.allow(services, ae_title, host, by=admin.name)
+        senders_api.allow(services, ae_title, host, certificate, by=admin.name)
     except senders_api.NotAllowed as error:
         with services.database.read() as connection:
             found = callers.get_rejected(connection, rejected) if rejected else None
-        return _ask(request, ae_title, host, found, problem=error)
+        return _ask(request, ae_title, host, certificate, found, problem=error)
     return _back("allowed")
 
 
@@ -206,7 +212,12 @@ def _back(said: str) -> RedirectResponse:
 
 
 def _ask(
-    request: Request, title: str, host: str, found: Rejected | None, problem: senders_api.NotAllowed | None = None
+    request: Request,
+    title: str,
+    host: str,
+    certificate: str,
+    found: Rejected | None,
+    problem: senders_api.NotAllowed | None = None,
 ) -> HTMLResponse:
     services: Services = request.app.state.services
     told = None if found is None else _rejected(found, services, [])
@@ -216,6 +227,8 @@ def _ask(
         200 if problem is None else 409 if problem.key == "" else 422,
         ae_title=present.shown(title),
         host=present.shown(host),
+        certificate=present.shown(certificate),
+        has_tls=services.settings.receive.tls.enabled,
         rejected=told,
         problem=problem,
     )
@@ -243,9 +256,10 @@ def _rejected(item: Rejected, services: Services, allowed: list[str]) -> _Reject
         present.shown(item.calling_ae_title),
         present.shown(item.called_ae_title),
         present.shown(item.peer_address),
+        present.shown(item.certificate),
         why,
         advice,
-        item.reason == "calling_ae_title",
+        item.reason in ("calling_ae_title", "certificate"),
         item.attempts,
         present.instant(item.first_at, zone, now),
         present.instant(item.last_at, zone, now),
@@ -269,6 +283,18 @@ def _advice(item: Rejected, settings: Settings, allowed: list[str]) -> tuple[str
         return (
             f"It held {receive.per_caller_associations} associations of a process already.",
             "Let the sender open fewer at once, or raise receive.per_caller_associations.",
+        )
+    if item.reason == "tls":
+        return (
+            f"TLS failed: {present.shown(item.certificate)}.",
+            "Have the device show a certificate that receive.tls.ca has signed and that has not expired.",
+        )
+    if item.reason == "certificate":
+        if not item.certificate:
+            return "This AE title is bound to a certificate, and it showed none.", "Turn TLS on at the sender."
+        return (
+            "It showed another certificate than the one that this AE title is bound to.",
+            "Where that was renewed, allow the new one, or change certificate of its [[caller]] in node.toml.",
         )
     known = {caller.ae_title.strip() for caller in settings.caller} | set(allowed)
     if item.calling_ae_title.strip() in known:

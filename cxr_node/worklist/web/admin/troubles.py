@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from cxr_node.worklist.web import present
 from cxr_node.worklist.web.admin.condition import MISSING, STARTING, Condition
+from cxr_node.worklist.web.admin.trail import VERIFIED_TOO_LONG_AGO, is_held_up, is_unsealed
 
 WAITS_TOO_LONG = timedelta(seconds=60)
 STUCK_AFTER = timedelta(minutes=10)  # a result that is due, in the lane of a destination that takes what is sent
@@ -27,7 +28,7 @@ _WITHOUT = {
 
 @dataclass(frozen=True)
 class Trouble:
-    """One thing. Urgent: patients' images or results are held up now, or soon."""
+    """One thing. Urgent: patients' images or results are held up now, or soon, or somebody tampered with the node."""
 
     sentence: str
     href: str
@@ -50,6 +51,8 @@ def troubles_of(condition: Condition) -> tuple[Trouble, ...]:
         *_stages(condition),
         *_work(condition),
         *_room(condition),
+        *_backup(condition),
+        *_trail(condition),
         *_models(condition),
         *_destinations(condition),
         *_senders(condition),
@@ -104,10 +107,41 @@ def _room(condition: Condition) -> Iterator[Trouble]:
         )
 
 
+def _backup(condition: Condition) -> Iterator[Trouble]:
+    backup = condition.backup
+    if backup.every is None:
+        return  # how the site saves the node by other means, the node does not know; the page says so
+    last = "there is none" if backup.made_at is None else f"the last is {_span(condition.at - backup.made_at)} old"
+    if backup.failed_at is not None:
+        yield Trouble(f"The last try to make a backup failed, {last}: {backup.reason}.", "/admin#room")
+    elif backup.made_at is None or condition.at - backup.made_at > 2 * backup.every:
+        yield Trouble(f"No backup was made when it was due: {last}.", "/admin#room")
+
+
+def _trail(condition: Condition) -> Iterator[Trouble]:
+    found, page = condition.trail, "/admin/audit"
+    if found.broken:
+        yield Trouble(f"The audit trail is not what was sealed: {found.breaks[0]}.", page, True)
+    if is_unsealed(found, condition.at) and found.unsealed_since is not None:
+        yield Trouble(f"The audit trail has not been sealed for {_span(condition.at - found.unsealed_since)}.", page)
+    if found.verified_at is not None and condition.at - found.verified_at > VERIFIED_TOO_LONG_AGO:
+        yield Trouble(f"The audit trail was verified last {_span(condition.at - found.verified_at)} ago.", page)
+    if is_held_up(found, condition.at) and found.waiting_since is not None:
+        why = f": {found.trouble}" if found.trouble else ""
+        entries = _number(found.waiting, "entry", "entries")
+        yield Trouble(
+            f"The audit repository has not taken {entries}, the first for "
+            f"{_span(condition.at - found.waiting_since)}{why}.",
+            page,
+        )
+
+
 def _models(condition: Condition) -> Iterator[Trouble]:
     for model in condition.models:
         if model.self_test:
             yield Trouble(f"The self-test of {model.name} {model.version} failed.", "/admin/models", True)
+        if model.trouble:
+            yield Trouble(f"{model.name} {model.version} runs slower than meant: {model.trouble}.", "/admin/models")
 
 
 def _destinations(condition: Condition) -> Iterator[Trouble]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,10 +20,15 @@ from starlette.requests import ClientDisconnect
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.access import Person
 from cxr_node.worklist.web.drop.unpack import ZIP, sniff, unpack
-from storage import Doorbell, audit, drops, jobs
-from storage.drops import DONE, KIND, REFUSED, WAITING, Drop, DropFile, DropFolder
+from storage import Doorbell, audit, drops, heartbeats, jobs
+from storage.drops import DONE, REFUSED, WAITING, Drop, DropFile, DropFolder, kind_here
 
 GONE = "there is nothing under this key: it was cleared, or its time is up"
+NOT_HERE = (
+    "images are tried on the host that takes them, and no {stage} process runs on this one ({host}): "
+    "open the page on a host that runs it"
+)
+SILENT_AFTER = timedelta(seconds=60)  # a process gives a sign of life every five
 MOST_AT_ONCE = 6  # uploads of one person; a page sends three
 MOST_OPEN = 4  # of one person; the oldest goes when there is one more
 PRIORITY = -1  # after what somebody waits for on a study's page
@@ -59,7 +65,15 @@ class DropDesk:
         return int(self._settings.max_upload_mb * 1e6)
 
     def open(self, person: Person, *, purpose: str, population: str) -> Drop:
-        """Open a drop; of those that the person left open, the oldest may go."""
+        """Open a drop; of those that the person left open, the oldest may go.
+
+        Raises
+        ------
+        HTTPException
+            503: nothing looks at images on this host.
+        """
+        if not self._runs_here("analyze"):
+            raise HTTPException(503, NOT_HERE.format(host=socket.gethostname(), stage="analyze"))
         now, owner = self._services.now(), _owner(person)
         gone: list[str] = []
         with self._database.begin() as connection:
@@ -257,12 +271,21 @@ class DropDesk:
     def _until(self, now: datetime) -> datetime:
         return now + timedelta(minutes=self._settings.keep_min)
 
-    @staticmethod
-    def _schedule(connection: Connection, file: DropFile, now: datetime) -> None:
-        jobs.schedule(connection, KIND, str(file.id), run_at=now, now=now, priority=PRIORITY)
+    def _schedule(self, connection: Connection, file: DropFile, now: datetime) -> None:
+        kind = kind_here(self._database, self._services.settings.data_dir / "run")
+        jobs.schedule(connection, kind, str(file.id), run_at=now, now=now, priority=PRIORITY)
+
+    def _runs_here(self, stage: str) -> bool:
+        """Whether a process of the stage lives on this host: with a database of one file there is no other."""
+        if self._database.dialect == "sqlite":
+            return True
+        host, since = socket.gethostname(), self._services.now() - SILENT_AFTER
+        with self._database.read() as connection:
+            living = [beat for beat in heartbeats.listed(connection) if beat.stage == stage and beat.seen_at >= since]
+        return any(beat.process.rpartition(":")[0] == host for beat in living)
 
     def _ring(self) -> None:
-        Doorbell(self._services.settings.data_dir / "run").ring("side")
+        Doorbell(self._services.settings.data_dir / "run", self._database).ring("side")
 
     def send(self, person: Person, file: DropFile) -> DropFile:
         """Put a DICOM file where the intake looks: from there on it is received like any other.
@@ -270,7 +293,8 @@ class DropDesk:
         Raises
         ------
         HTTPException
-            403: nobody signed in, and what is received needs a name that did it; 409: no DICOM, or sent already.
+            403: nobody signed in, and what is received needs a name that did it; 409: no DICOM, or sent already; 503:
+            nothing receives on this host.
         """
         if person.via == "open":
             raise HTTPException(403, "sign in first: it is written down who sends an image to the worklist")
@@ -278,6 +302,8 @@ class DropDesk:
             raise HTTPException(409, "only a DICOM file can be sent to the worklist")
         if self.sending(file).state in ("on its way", "taken"):
             raise HTTPException(409, "it was sent already")
+        if not self._runs_here("receive"):
+            raise HTTPException(503, NOT_HERE.format(host=socket.gethostname(), stage="receive"))
         now, name = self._services.now(), f"{secrets.token_hex(8)}.dcm"
         result = {**file.result, "sent": {"name": name, "by": person.name}}
         with self._database.begin() as connection:

@@ -79,7 +79,12 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self.tell, self.close = file.tell, file.close
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET and offset < 0:  # where an entry says that it begins
+            raise zipfile.BadZipFile("an entry outside the file")
+        return self._file.seek(offset, whence)
 
     def seekable(self) -> bool:
         return True

@@ -74,7 +74,7 @@ def ask(
         if digest is None:
             raise HTTPException(409, "no such score of this image in the current result")
         found = heat_maps.ask(connection, instance.id, model_digest=digest, finding=body.finding, now=services.now())
-    Doorbell(services.settings.data_dir / "run").ring("side")
+    Doorbell(services.settings.data_dir / "run", services.database).ring("side")
     services.audit.record(
         "heat_map_asked", actor=reader.name, study_instance_uid=study_instance_uid, role=reader.role, by="api"
     )

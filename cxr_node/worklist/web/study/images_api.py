@@ -1,6 +1,7 @@
 """Images over HTTP: what was received, previews of stored pixels, and the result objects as DICOM files."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -12,7 +13,7 @@ from cxr_node.worklist.web.api import FindingBody, ProblemBody
 from cxr_node.worklist.web.study.images import ReceivedObject, received
 from cxr_node.worklist.web.study.previews import NoPreview, PreviewImage, PreviewsBusy
 from storage import instances, results
-from storage.errors import StorageError
+from storage.errors import StorageBusy, StorageError
 from storage.instances import Instance
 from storage.results import ResultObject
 
@@ -196,14 +197,20 @@ def _preview(
     if instance is None:
         raise HTTPException(404, UNKNOWN_OBJECT)
     try:
-        path = services.files.path(instance.location)
+        if not services.files.exists(instance.location):
+            raise HTTPException(404, UNKNOWN_OBJECT)
+    except StorageBusy:
+        raise HTTPException(503, "the images cannot be reached now; try again", {"Retry-After": "5"}) from None
     except StorageError:
         raise HTTPException(404, UNKNOWN_OBJECT) from None
-    if not path.exists():
-        raise HTTPException(404, UNKNOWN_OBJECT)
     _audit(services, reader, "image_previewed", study_instance_uid)
     try:
-        return services.previews.preview(path, SIZES[size])
+        lend = partial(services.files.local, instance.location)
+        return services.previews.preview_of(instance.location, lend, SIZES[size])
+    except StorageBusy:
+        raise HTTPException(503, "the images cannot be reached now; try again", {"Retry-After": "5"}) from None
+    except StorageError as error:
+        raise HTTPException(409, f"the image cannot be shown: {error}") from None
     except NoPreview as error:
         raise HTTPException(409, str(error)) from None
     except PreviewsBusy:

@@ -194,7 +194,7 @@ def _opened(services: Services, entry: Entry, reader: Person) -> None:
         except (StorageError, SQLAlchemyError) as error:  # a full disk must not lock readers out
             log.error("opening_not_written", error_type=type(error).__name__)
             return
-        Doorbell(services.settings.data_dir / "run").ring("worklist")
+        Doorbell(services.settings.data_dir / "run", services.database).ring("worklist")
 
 
 def _assessment(services: Services, entry: Entry, reader: Person) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Previews:
         self._turn = threading.Lock()
         self._places = threading.BoundedSemaphore(MOST_WAITING)
         self._process: subprocess.Popen[bytes] | None = None
-        self._kept: OrderedDict[tuple[Path, int], PreviewImage] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], PreviewImage] = OrderedDict()
         self._kept_lock = threading.Lock()
 
     @property
@@ -88,15 +88,28 @@ class Previews:
         PreviewsBusy
             Too many wait already, or the process was not free in time.
         """
-        key = (path, longest_side)
+        return self.preview_of(str(path), lambda: contextlib.nullcontext(path), longest_side)
+
+    def preview_of(
+        self, key: str, lend: Callable[[], contextlib.AbstractContextManager[Path]], longest_side: int
+    ) -> PreviewImage:
+        """As `preview`, of an image that is lent when its preview is not known; `key` is its own for ever.
+
+        Raises
+        ------
+        StorageError
+            From `lend`.
+        """
+        known_as = (key, longest_side)
         with self._kept_lock:
-            found = self._kept.get(key)
+            found = self._kept.get(known_as)
             if found is not None:
-                self._kept.move_to_end(key)
+                self._kept.move_to_end(known_as)
                 return found
-        made = self._in_turn(path, longest_side)
+        with lend() as path:
+            made = self._in_turn(path, longest_side)
         with self._kept_lock:
-            self._kept[key] = made
+            self._kept[known_as] = made
             while sum(len(item.values) for item in self._kept.values()) > CACHE_BYTES and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         return made

@@ -138,13 +138,13 @@ def test_downloads_and_errors_carry_the_same_headers_as_pages(department, path, 
 @pytest.mark.requirement("SRS-WEB-004")
 def test_what_is_too_large_is_refused_before_it_is_read(department):
     """A header or a form of many megabytes is nobody's; its announced length is enough to say no."""
-    connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=60)
     connection.putrequest("POST", "/login")
     connection.putheader("Content-Length", "5000000")
     connection.endheaders()
     assert connection.getresponse().status == 413
     for part in ("header", "path"):
-        connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=60)
         long = "x" * 1_000_000
         connection.putrequest("GET", f"/{long if part == 'path' else ''}")
         connection.putheader("X-Long", long if part == "header" else "")

@@ -71,7 +71,7 @@ def test_every_operation_answers_as_its_description_says(department, mode):
             case.headers = {**(case.headers or {}), **BEARER}
             if "wait_s" in (case.query or {}):
                 case.query["wait_s"] = 0
-            answer = case.call(timeout=20)
+            answer = case.call(timeout=60)
             answered[answer.status_code] += 1
             if answer.status_code == 501 and case.operation.path == NOT_IMPLEMENTED:
                 return
@@ -135,7 +135,7 @@ def test_no_route_fails_on_odd_input(department):
     app = create_app(make_services(department.settings, department.database, department.clock))
     routes = [route for route in routes_of(app) if route.path not in ENDLESS]
     assert len(routes) > 20
-    failed, connection = [], http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=20)
+    failed, connection = [], http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=60)
     for route in routes:
         for method, target, headers, body in _odd_requests(route):
             connection.request(method, target, body, {**BEARER, **headers})
@@ -152,7 +152,7 @@ def test_no_route_fails_on_odd_input(department):
 def test_an_answer_on_a_kept_connection_waits_for_no_acknowledgement(department):
     """With Nagle's algorithm the body of every answer but the first would wait 40 ms for the other side's delayed
     acknowledgement: a second, for a page of two dozen parts."""
-    connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(department.url).netloc, timeout=60)
     took = []
     for _ in range(12):
         began = time.perf_counter()

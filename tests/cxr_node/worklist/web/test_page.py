@@ -428,7 +428,7 @@ class Browser:
         os.close(self._out)
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -20,7 +20,7 @@ def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash with the least that Argon2id takes."""
     quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr(passwords, "_hasher", quick)
-    monkeypatch.setattr(passwords, "_nobody", quick.hash("nobody"))
+    monkeypatch.setattr(passwords, "_nobody", lambda: quick.hash("nobody"))
 
 
 @pytest.fixture

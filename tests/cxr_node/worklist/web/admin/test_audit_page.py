@@ -73,7 +73,10 @@ def test_reading_is_written_down_without_the_words_that_were_typed(auditor, trai
     auditor.get("/admin/audit.csv?study=1.2.3")
     with database.read() as connection:
         read, exported = audit.newest(connection, "audit_read")[0], audit.newest(connection, "audit_exported")[0]
-    assert (read.actor, read.detail) == ("otto", {"role": "auditor", "narrowed_by": ["since", "text"]})
+    assert (read.actor, read.detail) == (
+        "otto",
+        {"address": "testclient", "role": "auditor", "narrowed_by": ["since", "text"]},
+    )
     assert exported.study_instance_uid == "1.2.3"
 
 
