@@ -4,6 +4,7 @@ import struct
 import zipfile
 import zlib
 from io import BytesIO
+from typing import Any
 
 import cv2
 import jpeg_ls
@@ -36,9 +37,17 @@ from tests.cxr_node.receive import wire
 PIXELS = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint16) * 16
 
 
+UIDS = {"SOPInstanceUID": "2.25.11", "StudyInstanceUID": "2.25.12", "SeriesInstanceUID": "2.25.13"}
+
+
+def radiograph(**attributes: Any) -> Dataset:
+    """A radiograph of few pixels whose bytes are the same each time."""
+    return make_radiograph_dataset(PIXELS, **{**UIDS, **attributes})
+
+
 def _rich_dataset() -> Dataset:
     """A radiograph with what hospitals put in: sequences, private elements, several character sets, long texts."""
-    dataset = make_radiograph_dataset(PIXELS, SpecificCharacterSet=["", "ISO 2022 IR 87"])
+    dataset = radiograph(SpecificCharacterSet=["", "ISO 2022 IR 87"])
     dataset.PatientName = "Yamada^Tarou=山田^太郎"
     dataset.StudyDescription = "Thorax pa"
     dataset.WindowCenter, dataset.WindowWidth = ["1024", "2048"], ["2048", "4096"]
@@ -55,7 +64,7 @@ def _rich_dataset() -> Dataset:
 
 
 def _encoded(syntax: str, frame: bytes) -> bytes:
-    dataset = make_radiograph_dataset(PIXELS)
+    dataset = radiograph()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = encapsulate([frame])
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
@@ -64,11 +73,11 @@ def _encoded(syntax: str, frame: bytes) -> bytes:
 
 def compressed_files() -> list[bytes]:
     """DICOM files whose pixels are JPEG 2000, JPEG-LS, RLE, and deflated whole."""
-    rle = make_radiograph_dataset(PIXELS)
-    rle.compress(RLELossless)
+    rle = radiograph()
+    rle.compress(RLELossless, generate_instance_uid=False)
     wavelet = cv2.imencode(".jp2", PIXELS)[1].tobytes()
     codestream = wavelet[wavelet.index(b"\xff\x4f\xff\x51") :]
-    deflated = make_radiograph_dataset(PIXELS)
+    deflated = radiograph()
     deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     return [
         _encoded(JPEG2000Lossless, codestream),
@@ -80,10 +89,10 @@ def compressed_files() -> list[bytes]:
 
 def files() -> list[bytes]:
     """DICOM files without compressed pixels, in three byte orders and with much or little in them."""
-    implicit = make_radiograph_dataset(PIXELS)
+    implicit = radiograph()
     implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    big = in_transfer_syntax(make_radiograph_dataset(PIXELS), ExplicitVRBigEndian)
-    plain = to_part_10(make_radiograph_dataset(PIXELS, kind="CR"))
+    big = in_transfer_syntax(radiograph(), ExplicitVRBigEndian)
+    plain = to_part_10(radiograph(kind="CR"))
     return [to_part_10(_rich_dataset()), plain, to_part_10(implicit), to_part_10(big), plain[132:]]
 
 
@@ -115,7 +124,7 @@ def _find(sop_class: str, keys: Dataset) -> bytes:
 
 def storage_streams() -> list[bytes]:
     """What a sender says from its A-ASSOCIATE-RQ to its A-RELEASE-RQ."""
-    store = b"".join(wire.store_pdus(make_radiograph_dataset(PIXELS), maximum_length=2048))
+    store = b"".join(wire.store_pdus(radiograph(), maximum_length=2048))
     return [
         wire.association_request(DigitalXRayImageStorageForPresentation) + store + wire.RELEASE_RQ,
         wire.association_request(Verification) + _echo() + wire.RELEASE_RQ,

@@ -51,9 +51,7 @@ def test_no_input_raises_hangs_or_stops_a_server(target):
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_a_header_holds_becomes_texts_whatever_it_holds(tmp_path, values, rng):
     """Any text in any attribute, then changes to the bytes: the worklist's columns are texts or empty."""
-    from tests.builders import make_radiograph_dataset
-
-    dataset = make_radiograph_dataset(seeds.PIXELS)
+    dataset = seeds.radiograph()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in values.items():
         try:
