@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 WORKERS = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test lint unit system bench clean lock
+.PHONY: run test lint unit system bench evidence regulatory clean lock
 
 run: $(VENV)/.installed
 	$(BIN)/cxr-node --config node.toml demo
@@ -37,12 +37,19 @@ unit: $(VENV)/.installed-dev
 system: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(WORKERS) tests/system
 
-# By hand: never part of the tests, since machines are noisy.
+# By hand: never part of the tests, since machines are noisy. Hours; one alone: python -m tests.benchmarks.record NAME
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.benchmarks.notify
-	$(BIN)/python -m tests.benchmarks.intake
-	$(BIN)/python -m tests.benchmarks.training
-	$(BIN)/python -m tests.benchmarks.worklist
+	$(BIN)/python -m tests.benchmarks.record all
+	$(BIN)/python -m regulatory.service
+
+# Every test, and what each requirement's tests came to in regulatory/evidence/tests.json; build the regulatory file after it.
+evidence: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(WORKERS) --evidence regulatory/evidence/tests.json
+
+# The regulatory file from committed results: its pages, and all of it as one HTML page and one PDF in build/regulatory.
+regulatory: $(VENV)/.installed-dev
+	$(BIN)/python -m regulatory.service
+	$(BIN)/python -m regulatory build --html --pdf
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14)))' || \

@@ -40,5 +40,8 @@ ENGINE_TROUBLES = Counter(
     "Times that an engine had to go on otherwise than it was meant to, by event of the log",
     ["event"],
 )
+HUNG_PROCESSES = Counter(
+    "cxr_hung_processes_total", "Processes that gave no sign and were ended by the supervisor", ["stage"]
+)
 QUERIES = Counter("cxr_worklist_queries_total", "DICOM worklist queries by service and status", ["service", "status"])
 MESSAGES_IN = Counter("cxr_hl7_messages_total", "HL7 messages that came in, by code of the acknowledgement", ["code"])

@@ -415,6 +415,10 @@ class Upkeep(_Section):
     silent_after_h: float = Field(
         24.0, ge=0, description="hours without an image after which a sender's silence is an alarm; 0: never"
     )
+    monitor_baseline: int = Field(
+        500, ge=0, le=100_000, description="studies from which a chart learns what is usual here; 0: no monitoring"
+    )
+    monitor_arl0: float = Field(10_000.0, ge=100, description="studies between two false alarms of a chart, on average")
     association_days: float = Field(
         30.0, gt=0, description="associations, rejected callers, log-ins and completed jobs are forgotten after this"
     )

@@ -1,8 +1,9 @@
 """`python -m regulatory.sbom`: the software bill of materials, CycloneDX 1.6 JSON, in regulatory/sbom.cdx.json.
 
-Made of requirements.lock, the vendored web files of soup.toml, the model packages and licences.toml; the same sources
-give the same bytes, so it bears no time and no serial number. What the operating system brings (Python, OpenSSL,
-SQLite, PostgreSQL, GPU drivers) is not in it: that is the site's, or the container image's.
+Made of requirements.lock, the vendored web files of soup.toml, the model packages, licences.toml and datasets.toml; the
+same sources give the same bytes, so it bears no time and no serial number. Models name the data sets that they learned
+from and were measured on, which are components too, though no part of what is installed. What the operating system
+brings (Python, OpenSSL, SQLite, PostgreSQL, GPU drivers) is not in it: that is the site's, or the container image's.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from regulatory.lock import OWN, ROOT, Locked, read_lock
 
 TARGET = ROOT / "regulatory" / "sbom.cdx.json"
 LICENCES = ROOT / "regulatory" / "licences.toml"
+DATASETS = ROOT / "regulatory" / "datasets.toml"
 PACKAGES = ROOT / "cxr_node" / "packages"
 SPEC_VERSION = "1.6"
 
@@ -32,7 +34,9 @@ def bill() -> dict[str, Any]:
     licences = tomllib.loads(LICENCES.read_text(encoding="utf-8"))
     locked = read_lock()
     web = [_web(name, about, licences) for name, about in sorted(soup["vendored"].items())]
-    models = [_model(path) for path in sorted(PACKAGES.glob("*/manifest.json"))]
+    manifests = sorted(PACKAGES.glob("*/manifest.json"))
+    models = [_model(path) for path in manifests]
+    data = _datasets(manifests)
     own = {
         "type": "application",
         "bom-ref": f"pkg:pypi/{OWN}@{project['version']}",
@@ -47,8 +51,8 @@ def bill() -> dict[str, Any]:
         "specVersion": SPEC_VERSION,
         "version": 1,
         "metadata": {"component": own},
-        "components": [*(_python(item, soup, licences) for item in locked), *web, *models],
-        "dependencies": _dependencies(str(own["bom-ref"]), locked, [*web, *models]),
+        "components": [*(_python(item, soup, licences) for item in locked), *web, *models, *data],
+        "dependencies": _dependencies(str(own["bom-ref"]), locked, [*web, *models], models),
     }
 
 
@@ -110,8 +114,67 @@ def _model(path: Path) -> dict[str, Any]:
         "version": manifest["version"],
         "description": manifest["title"],
         "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(data).hexdigest()}],
+        "modelCard": {
+            "modelParameters": {
+                "modelArchitecture": str(manifest["architecture"]),
+                "datasets": [{"ref": _dataset_ref(manifest)}],
+            },
+            "considerations": {"technicalLimitations": list(manifest["limitations"])},
+        },
         "properties": [{"name": "cxr-node:architecture", "value": str(manifest["architecture"])}],
     }
+
+
+def _dataset_ref(manifest: dict[str, Any]) -> str:
+    return f"data:{manifest['training']['cohort']['name']}"
+
+
+def _datasets(paths: list[Path]) -> list[dict[str, Any]]:
+    """A component for each cohort that a manifest names, with the parts that each package made of it.
+
+    Raises
+    ------
+    ValueError
+        datasets.toml has no row for a cohort, or one for none.
+    """
+    stated = tomllib.loads(DATASETS.read_text(encoding="utf-8"))
+    manifests = [json.loads(path.read_bytes()) for path in paths]
+    cohorts = {manifest["training"]["cohort"]["name"] for manifest in manifests}
+    if cohorts != set(stated):
+        raise ValueError(f"datasets.toml: rows for {sorted(stated)}, expected {sorted(cohorts)}")
+    made = []
+    for name in sorted(cohorts):
+        about = stated[name]
+        parts = [
+            {
+                "name": f"cxr-node:{manifest['name']}:{part}",
+                "value": f"{counts['images']} images of {counts['patients']} patients, sha256 {counts['sha256']}",
+            }
+            for manifest in manifests
+            if manifest["training"]["cohort"]["name"] == name
+            for part, counts in manifest["training"]["cohort"]["parts"].items()
+        ]
+        spdx = bool(re.fullmatch(r"[A-Za-z0-9.-]+", about["licence"]))
+        made.append(
+            {
+                "type": "data",
+                "bom-ref": f"data:{name}",
+                "supplier": {"name": about["supplier"], "url": [about["url"]]},
+                "name": name,
+                "description": about["citation"],
+                "licenses": [{"license": {"id" if spdx else "name": about["licence"]}}],
+                "data": [
+                    {
+                        "type": "dataset",
+                        "name": name,
+                        "classification": "public, de-identified by its supplier",
+                        "description": f"{about['population']}; {about['reference']}",
+                    }
+                ],
+                "properties": parts,
+            }
+        )
+    return made
 
 
 def _licence(name: str, licences: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +192,9 @@ def _ref(item: Locked) -> str:
     return f"pkg:pypi/{item.name}@{item.version}"
 
 
-def _dependencies(own: str, locked: tuple[Locked, ...], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _dependencies(
+    own: str, locked: tuple[Locked, ...], others: list[dict[str, Any]], models: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     refs: dict[str, list[str]] = {}
     for item in locked:
         refs.setdefault(item.name, []).append(_ref(item))
@@ -139,6 +204,8 @@ def _dependencies(own: str, locked: tuple[Locked, ...], others: list[dict[str, A
         for asking in item.via:
             for parent in [own] if asking == OWN else refs[asking]:
                 needs.setdefault(parent, set()).add(_ref(item))
+    for model in models:
+        needs[model["bom-ref"]] = {row["ref"] for row in model["modelCard"]["modelParameters"]["datasets"]}
     return [{"ref": ref, "dependsOn": sorted(needs[ref])} for ref in sorted(needs)]
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from regulatory import held
 from regulatory.lock import ROOT
 
 EVIDENCE = ROOT / "regulatory" / "evidence"
@@ -46,6 +47,7 @@ SECTIONS: tuple[tuple[str, tuple[Measured, ...]], ...] = (
     (
         "Load held",
         (
+            Measured("large_study", "A study of 10,000 images", "small images over one association, by tenths"),
             Measured(
                 "sustained", "The whole way", "studies over the wire into a node; latency until the priority is visible"
             ),
@@ -112,9 +114,9 @@ def _section(item: Measured, path: Path) -> Iterator[str]:
         yield from ("", "; ".join(f"{_words(key)} {_shown(value)}" for key, value in scalars.items()) + ".")
     for name in item.rows:
         rows = [_flat(row) for row in kept["result"].get(name, [])]
-        if rows:
+        for kind in dict.fromkeys(row.get("what", "") for row in rows):  # one table for rows that tell the same
             yield ""
-            yield from _table(rows)
+            yield from _table([row for row in rows if row.get("what", "") == kind])
 
 
 def _faults() -> Iterator[str]:
@@ -123,7 +125,8 @@ def _faults() -> Iterator[str]:
     yield "study, no duplicate in the PACS, no process down. Kill -9 happens at the point named, not after a time."
     from tests.faults import faults, points
 
-    for title, rows in (("Kill -9", points.rows()), ("Other faults", [asdict(fault) for fault in faults.FAULTS])):
+    others = [asdict(fault) for fault in faults.FAULTS]
+    for title, rows in (("Kill -9", [row for row in points.rows() if row not in others]), ("Other faults", others)):
         yield from ("", f"### {title}", "")
         yield from _table(rows)
 
@@ -166,8 +169,9 @@ def _shown(value: Any) -> str:
 
 
 def main() -> int:
-    """Write service.md."""
+    """Write service.md, and its short version into the README."""
     TARGET.write_text(render(), "utf-8")
+    held.README.write_text(held.written(held.README.read_text("utf-8"), EVIDENCE), "utf-8")
     sys.stdout.write(f"{TARGET.relative_to(ROOT)}: {len(TARGET.read_text('utf-8').splitlines())} lines\n")
     return 0
 

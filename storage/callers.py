@@ -14,6 +14,7 @@ from storage.tables import insert
 # Whoever reaches the port can invent AE titles, but hardly addresses: an address crowds out itself first.
 ROWS_OF_AN_ADDRESS = 20
 ROWS = 500
+WORKLIST = "worklist:"  # before the reason, where it was the DICOM port of the worklist that turned somebody away
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Table, func, select
 from sqlalchemy.engine import Connection
 
-from storage import site_tables, tables
+from storage import monitoring_tables, site_tables, tables
 from storage.tables import instances, jobs
 
 
@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[Table, str]] = {
     "results": (tables.results, "created_at"),
     "objects": (tables.result_objects, "created_at"),
     "predictions": (tables.predictions, "created_at"),
+    "measures": (monitoring_tables.image_measures, "created_at"),
     "feedback": (tables.feedback, "created_at"),
     "deliveries": (tables.deliveries, "updated_at"),
     "audit": (tables.audit_events, "created_at"),

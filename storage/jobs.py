@@ -10,30 +10,33 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
     and_,
-    bindparam,
     case,
     delete,
     func,
     literal,
-    literal_column,
     select,
     update,
 )
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
-from storage.tables import insert, jobs
-
-SCHEDULED = "SCHEDULED"
-IN_PROGRESS = "IN_PROGRESS"
-COMPLETED = "COMPLETED"
-FAILED = "FAILED"
+from storage.job_statements import (
+    COMPLETED,
+    FAILED,
+    FIRST,
+    FIRST_LEASE_END,
+    IN_PROGRESS,
+    SCHEDULED,
+    due,
+    is_in,
+    nobody_has,
+    scheduling,
+)
+from storage.tables import jobs
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,6 @@ class Job:
     created_at: datetime
 
 
-def _is(state: str) -> ColumnElement[bool]:
-    # Written out, not bound: a partial index serves only a query that is seen to imply its condition.
-    return jobs.c.state == literal_column(f"'{state}'")
-
-
 _COLUMNS = [jobs.c[field.name] for field in fields(Job)]
 
 
@@ -87,7 +85,7 @@ def schedule(
     starts anew. Its priority never sinks.
     """
     connection.execute(
-        _schedule(connection.dialect.name, payload is not None, keep_sooner),
+        scheduling(connection.dialect.name, payload is not None, keep_sooner),
         {
             "kind": kind,
             "key": key,
@@ -105,7 +103,7 @@ def hasten(connection: Connection, kind: str, keys: Collection[str], *, run_at: 
     """Let SCHEDULED jobs run at `run_at` if they would wait for longer."""
     # In two steps: asked for keys and time at once, a database may walk all that wait instead of looking up these.
     known = list(connection.execute(select(jobs.c.id).where(jobs.c.kind == kind, jobs.c.key.in_(list(keys)))).scalars())
-    late = select(jobs.c.id).where(_is(SCHEDULED), jobs.c.id.in_(known), jobs.c.run_at > run_at)
+    late = select(jobs.c.id).where(is_in(SCHEDULED), jobs.c.id.in_(known), jobs.c.run_at > run_at)
     # By id: two transactions that hasten the same jobs would else each hold what the other waits for.
     ids = list(connection.execute(late.order_by(jobs.c.id).with_for_update()).scalars())
     if ids:
@@ -149,9 +147,9 @@ def claim(
     """
     if recover:
         recover_expired(connection, now=now)
-    if alone and not _is_free(connection, kinds):
+    if alone and not nobody_has(connection, kinds):
         return []
-    candidates = _due(connection, kinds, now=now, limit=limit)
+    candidates = due(connection, kinds, now=now, limit=limit)
     if not candidates:
         return []
     ids = [candidates[0].id] if candidates[0].attempts else [row.id for row in candidates if not row.attempts]
@@ -232,14 +230,16 @@ def clock_set_back(connection: Connection, *, by_s: float, now: datetime) -> int
     """
     ahead = now + timedelta(seconds=min(by_s / 2, 600.0))
     waiting = connection.execute(
-        select(jobs.c.id, jobs.c.run_at).where(_is(SCHEDULED), jobs.c.run_at > ahead).with_for_update(skip_locked=True)
+        select(jobs.c.id, jobs.c.run_at)
+        .where(is_in(SCHEDULED), jobs.c.run_at > ahead)
+        .with_for_update(skip_locked=True)
     ).all()
     for row in waiting:
         run_at = row.run_at - timedelta(seconds=by_s)
         connection.execute(update(jobs).where(jobs.c.id == row.id).values(run_at=run_at))
     leased = connection.execute(
         update(jobs)
-        .where(_is(IN_PROGRESS), jobs.c.lease_expires_at > now + timedelta(seconds=by_s / 2))
+        .where(is_in(IN_PROGRESS), jobs.c.lease_expires_at > now + timedelta(seconds=by_s / 2))
         .values(lease_expires_at=now + timedelta(seconds=60))
     ).rowcount
     return len(waiting) + leased
@@ -259,19 +259,19 @@ def oldest_due(connection: Connection, kind: str, *, now: datetime) -> datetime 
 
 def next_lease_end(connection: Connection) -> datetime | None:
     """Return when the first lease ends, of whatever kind; None when nothing is leased."""
-    return connection.execute(_FIRST_LEASE_END).scalar_one_or_none()
+    return connection.execute(FIRST_LEASE_END).scalar_one_or_none()
 
 
 def next_run_at(connection: Connection, kinds: Sequence[str]) -> datetime | None:
     """Return when the next SCHEDULED job is due, which may be past; None when there is none."""
-    firsts = [connection.execute(_FIRST, {"kind": kind}).scalar_one_or_none() for kind in kinds]
+    firsts = [connection.execute(FIRST, {"kind": kind}).scalar_one_or_none() for kind in kinds]
     return min((first for first in firsts if first is not None), default=None)
 
 
 def failed(connection: Connection, limit: int) -> list[Job]:
     """Return the dead letters, newest first."""
     rows = connection.execute(
-        select(*_COLUMNS).where(_is(FAILED)).order_by(jobs.c.settled_at.desc(), jobs.c.id.desc()).limit(limit)
+        select(*_COLUMNS).where(is_in(FAILED)).order_by(jobs.c.settled_at.desc(), jobs.c.id.desc()).limit(limit)
     )
     return [Job(**row._mapping) for row in rows]
 
@@ -280,7 +280,7 @@ def forget_completed(connection: Connection, *, before: datetime, limit: int) ->
     """Remove up to `limit` jobs completed before that time; return how many. Scheduled again, each is a new one."""
     old = (
         select(jobs.c.id)
-        .where(_is(COMPLETED), jobs.c.settled_at < before)
+        .where(is_in(COMPLETED), jobs.c.settled_at < before)
         .order_by(jobs.c.settled_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -309,93 +309,6 @@ def backoff_s(attempt: int, rng: random.Random, base_s: float = 1.0, cap_s: floa
     """
     doublings = min(max(attempt, 1) - 1, 64)
     return min(cap_s, base_s * 2.0**doublings) * (1.0 - rng.random())
-
-
-@cache
-def _schedule(dialect: str, with_payload: bool, keep_sooner: bool) -> Any:
-    """The statement of `schedule`, put together once: it stands in the way of every image."""
-    statement = insert(dialect, jobs)
-    new, old = statement.excluded, jobs.c
-    settled = old.state.in_([COMPLETED, FAILED])
-    changes: dict[str, Any] = {
-        "state": case((old.state == IN_PROGRESS, IN_PROGRESS), else_=SCHEDULED),
-        "wanted": old.wanted + 1,
-        "run_at": new.run_at,
-        "priority": case((new.priority > old.priority, new.priority), else_=old.priority),
-        "attempts": case((settled, 0), else_=old.attempts),
-        "reason": case((settled, ""), else_=old.reason),
-        "settled_at": None,
-    }
-    if keep_sooner:
-        waits = (old.state == SCHEDULED) | ((old.state == IN_PROGRESS) & (old.wanted > old.claimed))
-        changes["run_at"] = case((waits & (old.run_at < new.run_at), old.run_at), else_=new.run_at)
-    if with_payload:
-        changes["payload"] = new.payload
-    return statement.on_conflict_do_update(index_elements=[old.kind, old.key], set_=changes)
-
-
-# Both are one step into ix_jobs_claim. Asked for all priorities at once, a database walks every job that is due, or
-# every one that waits, and a claim costs 40 ms when an archive was down for a day and 100,000 deliveries wait for it.
-_NEXT_PRIORITY = (
-    select(jobs.c.priority)
-    .where(_is(SCHEDULED), jobs.c.kind == bindparam("kind"), jobs.c.priority < bindparam("below"))
-    .order_by(jobs.c.priority.desc())
-    .limit(1)
-)
-_DUE = (
-    select(jobs.c.id, jobs.c.attempts, jobs.c.run_at)
-    .where(
-        _is(SCHEDULED),
-        jobs.c.kind == bindparam("kind"),
-        jobs.c.priority == bindparam("priority"),
-        jobs.c.run_at <= bindparam("now"),
-    )
-    .order_by(jobs.c.run_at, jobs.c.id)
-    .limit(bindparam("limit", type_=Integer))
-    .with_for_update(skip_locked=True)
-)
-_FIRST = select(jobs.c.run_at).where(_is(SCHEDULED), jobs.c.kind == bindparam("kind")).order_by(jobs.c.run_at).limit(1)
-_FIRST_LEASE_END = (
-    select(jobs.c.lease_expires_at)
-    .where(_is(IN_PROGRESS), jobs.c.lease_expires_at.is_not(None))
-    .order_by(jobs.c.lease_expires_at)
-    .limit(1)
-)
-_ABOVE_ALL = 2**31 - 1
-_ALONE_LOCK = 0x63787232  # PostgreSQL advisory lock: who claims alone asks for (this, hash of the kind)
-
-
-def _is_free(connection: Connection, kinds: Sequence[str]) -> bool:
-    """Whether nobody has a lease on a job of these kinds, and nobody can get one before this transaction ends."""
-    if connection.dialect.name == "postgresql":
-        # Two claims at once would each see no lease yet. SQLite has one writer at a time anyway.
-        for kind in sorted(kinds):
-            connection.execute(select(func.pg_advisory_xact_lock(_ALONE_LOCK, func.hashtext(kind))))
-    leased = select(jobs.c.id).where(_is(IN_PROGRESS), jobs.c.kind.in_(kinds)).limit(1)
-    return connection.execute(leased).first() is None
-
-
-def _due(connection: Connection, kinds: Sequence[str], *, now: datetime, limit: int) -> list[Row[Any]]:
-    """Return (id, attempts, run_at) of due jobs, locked, by priority and then by time."""
-    found: list[Row[Any]] = []
-    below = _ABOVE_ALL
-    while len(found) < limit:
-        tops = {
-            kind: connection.execute(_NEXT_PRIORITY, {"kind": kind, "below": below}).scalar_one_or_none()
-            for kind in kinds
-        }
-        level = max((top for top in tops.values() if top is not None), default=None)
-        if level is None:
-            break
-        rows: list[Any] = [
-            row
-            for kind, top in tops.items()
-            if top == level
-            for row in connection.execute(_DUE, {"kind": kind, "priority": level, "now": now, "limit": limit})
-        ]
-        found += sorted(rows, key=lambda row: (row.run_at, row.id))
-        below = level
-    return found[:limit]
 
 
 def _held(job: Job) -> ColumnElement[bool]:
@@ -432,7 +345,7 @@ def _take_back(connection: Connection, condition: ColumnElement[bool]) -> int:
     # A row that another transaction holds is being settled or taken back there.
     ids = list(
         connection.execute(
-            select(jobs.c.id).where(_is(IN_PROGRESS), condition).with_for_update(skip_locked=True)
+            select(jobs.c.id).where(is_in(IN_PROGRESS), condition).with_for_update(skip_locked=True)
         ).scalars()
     )
     if not ids:

@@ -2,8 +2,8 @@
 
 ``{"version": 1, "current": "k-2026-03-01-1f", "keys": {"k-2026-03-01-1f": {"made_at": "…", "key": "base64"}}}``
 
-It is read again as soon as it changes, so that processes take up a new key while they run. No key is ever removed from
-it by the node: backups need the old ones.
+It is read again as soon as it changes, so that processes take up a new key while they run. No key is removed from it
+but by `cxr-node keys remove`: backups need the old ones.
 """
 
 import base64
@@ -98,6 +98,30 @@ def make_current(path: Path, key_id: str) -> None:
             raise StorageError(f"{path} holds no key {key_id!r}; it holds {', '.join(sorted(known.keys))}")
         if known.current != key_id:
             _write(path, _Keys(key_id, known.keys, known.made_at))
+
+
+def remove_key(path: Path, key_id: str) -> None:
+    """Take a key out of the file: what is sealed with it nobody reads again. The current one stays.
+
+    Raises
+    ------
+    StorageError
+        The file does not hold it, or it is the current one.
+    """
+    with _locked(path):
+        known = _read(path)
+        if key_id not in known.keys:
+            raise StorageError(f"{path} holds no key {key_id!r}; it holds {', '.join(sorted(known.keys))}")
+        if key_id == known.current:
+            raise StorageError(f"{key_id} is the current key of {path}: make another one current with `keys rotate`")
+        _write(
+            path,
+            _Keys(
+                known.current,
+                {name: key for name, key in known.keys.items() if name != key_id},
+                {name: at for name, at in known.made_at.items() if name != key_id},
+            ),
+        )
 
 
 @contextlib.contextmanager

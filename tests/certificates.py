@@ -95,3 +95,23 @@ class Authority:
             .not_valid_before(since)
             .not_valid_after(until)
         )
+
+
+def self_signed(folder: Path, name: str, *, dns: tuple[str, ...] = ("localhost",)) -> tuple[Path, Path]:
+    """Write a certificate that signs itself, for who trusts it by name; return it and its key."""
+    authority = Authority(folder / name, name)
+    now = datetime.now(UTC)
+    names = [*(x509.DNSName(item) for item in dns), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        authority._builder(name, now - _DAY, now + _DAY)
+        .public_key(authority._key.public_key())
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(authority._key, hashes.SHA256())
+    )
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    key.write_bytes(authority._key.private_bytes(*form, serialization.NoEncryption()))
+    key.chmod(0o600)
+    return certificate, key

@@ -23,9 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from trainer.config import ConfigError
     from trainer.distribute import DistributionError
     from trainer.export import ExportError
+    from trainer.pccp import PlanError
+    from trainer.reference import NoReference
     from trainer.weights import WeightsError
 
-    expected = (CohortError, ConfigError, CxrNodeError, DistributionError, ExportError, WeightsError)
+    expected = (
+        *(CohortError, ConfigError, CxrNodeError, DistributionError),
+        *(ExportError, NoReference, PlanError, WeightsError),
+    )
     try:
         run: Callable[[argparse.Namespace], int] = getattr(commands, options.command)
         return run(options)
@@ -111,11 +116,36 @@ def _parser() -> argparse.ArgumentParser:
         help="release although a trivial baseline is not beaten; the reason stands on the card",
     )
 
+    reference = command(
+        "reference", "write what the tune part looks like into a released package, for monitoring", "reference"
+    )
+    reference.add_argument("package", type=Path, metavar="PACKAGE")
+    _data(reference)
+    _split_file(reference)
+
     weights = command(
         "import-weights", "torch DenseNet-121 weights (CheXNet, TorchXRayVision) to a file", "import_weights"
     )
     weights.add_argument("source", type=Path, metavar="FILE")
     weights.add_argument("--to", required=True, type=Path, metavar="FILE")
+
+    pccp = command("pccp", "the predetermined change control plan (regulatory/pccp.toml)", "pccp")
+    verify = pccp.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "verify",
+        help="may NEW replace OLD without a new submission",
+        description="Runs both packages over labelled cases. Exit status 0: inside the plan; 1: new submission needed, "
+        "or refused; 2: could not be done; 3: not enough cases.",
+    )
+    verify.add_argument("old", type=Path, metavar="OLD", help="the package that was submitted last")
+    verify.add_argument("new", type=Path, metavar="NEW")
+    verify.add_argument(
+        "--cases", required=True, metavar="COHORT|FOLDER", help="current labelled cases, not trained on"
+    )
+    verify.add_argument("--previous", metavar="COHORT|FOLDER", help="those of the last release: for retention")
+    verify.add_argument("--data", type=Path, metavar="DIR", help="folder of a COHORT")
+    verify.add_argument("--split", type=Path, metavar="CSV", help="a frozen split of the COHORT of --cases")
+    verify.add_argument("--plan", type=Path, metavar="FILE", help="instead of regulatory/pccp.toml")
+    verify.add_argument("--out", type=Path, metavar="JSON", help="write the record there")
     return parser
 
 

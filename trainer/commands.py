@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_node.inference import load_package
+from cxr_node.inference.package import reference_of
 from trainer.cohorts import COHORTS, Cohort, CohortError
 from trainer.config import ConfigError, load_config
 
@@ -157,6 +158,19 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def reference(options: argparse.Namespace) -> int:
+    from trainer.reference import add_reference, told
+
+    package = load_package(options.package.resolve())
+    cohort = _read(str(package.manifest.training["cohort"]["name"]), options.data, options.split)
+    made = add_reference(package, cohort)
+    found = reference_of(made)
+    assert found is not None
+    print(told(options.package, found))
+    print(f"digest {package.digest} is now {made.digest}; weights, calibration and operating points are unchanged")
+    return 0
+
+
 def import_weights(options: argparse.Namespace) -> int:
     from trainer.weights import import_weights as run_import
 
@@ -164,6 +178,31 @@ def import_weights(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.source}: expected a file of weights, found none")
     print(json.dumps(run_import(options.source, options.to), indent=2))
     return 0
+
+
+def pccp(options: argparse.Namespace) -> int:
+    from trainer import pccp as plans
+    from trainer.record import write_json
+
+    plan = plans.load_plan(options.plan) if options.plan else plans.load_plan()
+    old, new = load_package(options.old.resolve()), load_package(options.new.resolve())
+    current = _cases(options.cases, options.data, options.split)
+    previous = _cases(options.previous, options.data) if options.previous else None
+    found = plans.verify(plan, old, new, current, previous)
+    for line in plans.lines(found):
+        print(line)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.out, plans.to_json(found, plan, old, new))
+    statuses = {plans.Verdict.INSIDE: 0, plans.Verdict.NOT_ENOUGH: 3}
+    return statuses.get(found.verdict, 1)
+
+
+def _cases(name: str, data: Path | None, split: Path | None = None) -> Cohort:
+    """Return a cohort of that name in --data, otherwise the folder of a site's own cases."""
+    if name in COHORTS and data is not None:
+        return _read(name, data, split)
+    return COHORTS["folder"](Path(name))
 
 
 def _line(figures: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from cxr_node.findings.monitoring.reference import encode_reference
 from cxr_node.imaging import PreprocessSpec
 from cxr_node.inference import Engine, IntendedUse, Manifest, ModelPackage, OperatingPoint, load_package
-from cxr_node.inference.package import ARCHITECTURE, GOLDEN, MANIFEST, MODEL_CARD, WEIGHTS
+from cxr_node.inference.package import ARCHITECTURE, GOLDEN, MANIFEST, MODEL_CARD, REFERENCE, WEIGHTS
 from trainer import metrics
 from trainer.augment import Augment
 from trainer.cohorts import Cohort
@@ -23,6 +24,7 @@ from trainer.evaluate import TOO_FEW, EvaluationSet, baselines, beside_baseline,
 from trainer.model_card import model_card
 from trainer.predictor import Locked, Scores, lock, package_predictor
 from trainer.record import AVERAGE, code_state, read_log
+from trainer.reference import make_reference
 from trainer.targets import used
 from trainer.train import build, read_run
 
@@ -78,6 +80,8 @@ def export(
             raise ExportError(f"{config.name}: {gate['says']}: found {gate['found']:.4f}, not released")
         inputs = golden_inputs(config.spec)
         np.savez_compressed(draft.path / GOLDEN, inputs=inputs, scores=model.forward(inputs))
+        reference = make_reference(manifest, model.forward, cohort.part("tune"), cohort.name)
+        (draft.path / REFERENCE).write_text(encode_reference(reference), "utf-8")
         (draft.path / MODEL_CARD).write_text(model_card(manifest), "utf-8")
         manifest = replace(manifest, files=_hashes(draft.path))
         _write_manifest(draft.path, manifest)

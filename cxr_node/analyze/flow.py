@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -148,4 +148,4 @@ def _shared(found: Analyzed, headers: dict[tuple[Any, ...], Dataset]) -> Analyze
 
 
 def _with_header(prepared: Prepared, header: Dataset) -> Prepared:
-    return Prepared(prepared.image, header, prepared.exclusion)
+    return replace(prepared, header=header)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from cxr_node.analyze.acceptance import Profile, judge_header
-from cxr_node.analyze.routing import Route, route
+from cxr_node.analyze.acceptance import Profile, judge_header, shown, view_of
+from cxr_node.analyze.routing import Route, age_at_study, route
 from cxr_node.errors import UnreadableDataset, UnreadablePixels
 from cxr_node.findings import Exclusion, ImageReference
-from cxr_node.imaging import Radiograph, implausible, preprocess
+from cxr_node.findings.monitoring.reference import Measures
+from cxr_node.imaging import Radiograph, look_at, preprocess
 from cxr_node.imaging.opened import OpenedImage, open_image
+from cxr_node.imaging.plausibility import Seen
 from cxr_node.inference import ModelPackage
 
 # Scores known from an earlier look at the same image: package digest → finding → score before calibration.
@@ -47,6 +49,7 @@ class Prepared:
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)  # by package digest
     known: KnownScores = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    measures: Measures | None = None  # of an image whose pixels were looked at
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,25 @@ def prepare_file(gate: Gate, path: Path, wanted: Wanted) -> Prepared:
         radiograph = radiograph_for(found, routed, full_decode=gate.full_decode)
     except UnreadablePixels as error:
         return gate.excluded(wanted.image, found.header, Exclusion("unreadable-pixels", str(error), PIXEL_DATA))
-    prepared = prepare_radiograph(wanted.image, found.header, radiograph, routed)
-    if prepared.exclusion is not None:
-        return gate.excluded(wanted.image, found.header, prepared.exclusion)
-    return prepared
+    seen = look_at(radiograph)
+    measures = measured(found.header, seen, gate.profile)
+    if seen.exclusion is not None:
+        return dataclasses.replace(gate.excluded(wanted.image, found.header, seen.exclusion), measures=measures)
+    return dataclasses.replace(made(wanted.image, found.header, radiograph, routed), measures=measures)
+
+
+def measured(header: Dataset, seen: Seen, profile: Profile) -> Measures:
+    """Return what monitoring keeps of an image: a few words of its header and figures of its pixels."""
+    age = age_at_study(header, profile)
+    return Measures(
+        age_years=None if age is None else float(int(age.years)),
+        sex=shown(header.get("PatientSex")),
+        view=view_of(header, profile)[0],
+        modality=shown(header.get("Modality")),
+        mean_gray=seen.mean_gray,
+        contrast=seen.contrast,
+        upright=seen.upright,
+    )
 
 
 def radiograph_for(found: OpenedImage, routed: Route, *, full_decode: bool) -> Radiograph:
@@ -142,8 +160,13 @@ def prepare_radiograph(
     image: ImageReference, header: Dataset | None, radiograph: Radiograph, routed: Route
 ) -> Prepared:
     """Hold the pixels against what a chest looks like, and make the inputs of the packages it goes to."""
-    exclusion = implausible(radiograph)
+    exclusion = look_at(radiograph).exclusion
     if exclusion is not None:
         return Prepared(image, header, exclusion)
+    return made(image, header, radiograph, routed)
+
+
+def made(image: ImageReference, header: Dataset | None, radiograph: Radiograph, routed: Route) -> Prepared:
+    """Return the image with its inputs of the packages it goes to."""
     inputs = {package.digest: preprocess(radiograph, package.manifest.preprocess) for package in routed.packages}
     return Prepared(image, header, None, routed.packages, inputs, notes=routed.notes)

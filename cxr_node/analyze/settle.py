@@ -18,7 +18,7 @@ from cxr_node.findings import OrderedPriority, StudyOutcome, StudyStatus, effect
 from cxr_node.findings.priority import parse_ordered, rank, rank_of
 from cxr_node.reporting import Notice, encode, encode_notice, make_failure_notice, make_notice
 from cxr_node.settings import PRIORITY, Destination
-from storage import InstanceFiles, audit, deliveries, jobs, manifests, orders, results, studies
+from storage import InstanceFiles, audit, deliveries, jobs, manifests, monitoring, orders, results, studies
 from storage.faults import fault_point
 from storage.jobs import Job
 from storage.results import Result
@@ -80,6 +80,7 @@ class Settlement:
             raise StorageUnavailable(f"revision {result.revision} found, {expected} expected: analysed twice at once")
         for prediction in self.conclusion.predictions:
             results.add_prediction(connection, prediction)
+        monitoring.add_measures(connection, self.conclusion.measures)
         deliveries.supersede_older(connection, uid, result.revision, now=at)
         notice = self.notice
         if _told(study) != _told(opened.study):

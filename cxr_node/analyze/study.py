@@ -27,6 +27,7 @@ from storage.errors import BytesAltered, BytesMissing
 from storage.instances import Instance
 from storage.jobs import Job
 from storage.manifests import Awaited
+from storage.monitoring import ImageMeasures
 from storage.results import Prediction, Result
 from storage.studies import Study
 
@@ -141,6 +142,7 @@ class Conclusion:
     predictions: tuple[Prediction, ...]
     content_time: datetime
     is_mixed: bool = False  # images of more than one patient
+    measures: tuple[ImageMeasures, ...] = ()
 
 
 def conclude(
@@ -212,7 +214,23 @@ def conclude(
         for score in (*item.analysis.scores, *item.shadow)
         if score.model_digest in item.raw
     )
-    return Conclusion(outcome, record, objects, {} if mixed else readable, predictions, content_time, mixed)
+    # Of two patients nothing is kept: age and sex would be of one, the picture of the other.
+    measures = () if mixed else _measures(opened, analyzed, content_time)
+    return Conclusion(outcome, record, objects, {} if mixed else readable, predictions, content_time, mixed, measures)
+
+
+def _measures(opened: OpenStudy, analyzed: Sequence[Analyzed], at: datetime) -> tuple[ImageMeasures, ...]:
+    """Return what was measured of each image whose pixels were looked at now."""
+    return tuple(
+        ImageMeasures(
+            instance_id=instance.id,
+            created_at=at,
+            exclusion=item.prepared.exclusion.reason if item.prepared.exclusion is not None else "",
+            **vars(item.prepared.measures),
+        )
+        for instance, item in zip(opened.images, analyzed, strict=True)
+        if item.prepared.measures is not None
+    )
 
 
 def _of_two_patients(analysis: ImageAnalysis) -> ImageAnalysis:

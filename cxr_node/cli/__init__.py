@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cxr_node import __version__
+from cxr_node.cli import beforehand
 from cxr_node.errors import CxrNodeError, SettingsError
 from cxr_node.settings import Settings, load_settings
 from storage.errors import StorageError
@@ -33,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run every stage under one supervisor")
-    serve.set_defaults(handler="serve:serve")
+    serve.set_defaults(handler="first:serve")
     for stage in STAGES:
         command = commands.add_parser(stage, help=f"run the stage {stage} alone")
         command.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
@@ -86,6 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     rotate = keys_commands.add_parser("rotate", help="seal with the newest key from now on, and wrap all files anew")
     rotate.add_argument("--to", metavar="ID", help="another key than the newest")
     rotate.set_defaults(handler="keys:rotate")
+    gone = keys_commands.add_parser("remove", help="take a key away that no file and no backup needs any more")
+    gone.add_argument("key_id", metavar="ID", help="as `keys list` shows it")
+    gone.set_defaults(handler="keys:remove")
 
     export = commands.add_parser("export", help="write studies without identity, for research (PS3.15 Annex E)")
     chosen = export.add_mutually_exclusive_group(required=True)
@@ -105,6 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
     config_commands = config.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
     check = config_commands.add_parser("check", help="read node.toml and say what is wrong with it")
     check.set_defaults(handler="config:check")
+
+    commands.add_parser("conformance", help="print the DICOM Conformance Statement of this configuration").set_defaults(
+        handler="conformance:conformance"
+    )
 
     destination = commands.add_parser("destination", help="where results go: look, test, pause, send again")
     destination_commands = destination.add_subparsers(dest="destination_command", required=True, metavar="COMMAND")
@@ -178,6 +187,39 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--output", type=Path, metavar="FILE", help="instead of standard output")
     export.set_defaults(handler="feedback:export")
 
+    times = commands.add_parser("times", help="how long it took from the last image to the priority and to the result")
+    _period(times)
+    times.add_argument("--json", action="store_true", help="one JSON object")
+    times.set_defaults(handler="times:times")
+
+    _triage_sim(commands)
+
+    monitor = commands.add_parser("monitor", help="what watches the models: where its charts stand, take alarms back")
+    monitor.add_argument("--json", action="store_true", help="one JSON object a line")
+    monitor.set_defaults(handler="monitor:show")
+    monitor_commands = monitor.add_subparsers(dest="monitor_command", metavar="COMMAND")
+    taken_back = monitor_commands.add_parser("reset", help="take alarms back, once their cause is known")
+    taken_back.add_argument("--model", default="", metavar="NAME", help="only charts of this model")
+    taken_back.add_argument("--chart", default="", metavar="NAME", help="only charts of this name")
+    taken_back.add_argument("--learn-anew", action="store_true", help="also learn anew what is usual here")
+    taken_back.add_argument("--reason", required=True, metavar="TEXT", help="kept in the audit trail")
+    taken_back.set_defaults(handler="monitor:take_back")
+
+    calibrate = commands.add_parser(
+        "calibrate", help="hold a model against labels of this site; proposes, and changes nothing"
+    )
+    calibrate.add_argument(
+        "labels", type=Path, metavar="LABELS.csv", help="columns uid (study or SOP Instance UID) and label (1 or 0)"
+    )
+    calibrate.add_argument("--model", metavar="NAME", help="an active or shadow package; where several run")
+    calibrate.add_argument("--finding", metavar="NAME", help="its first finding where none is named")
+    calibrate.add_argument("--sensitivity", type=float, default=0.9, metavar="S", help="to be reached; default 0.9")
+    calibrate.add_argument(
+        "--prevalence", type=float, metavar="P", help="of the site, for predictive values; without: that of the labels"
+    )
+    calibrate.add_argument("--json", action="store_true", help="one JSON object")
+    calibrate.set_defaults(handler="calibrate:calibrate")
+
     backfill = commands.add_parser("backfill", help="fetch studies of the past from a [[source]] and analyse them")
     backfill.add_argument("--from", metavar="NAME", help="[[source]] of node.toml")
     backfill.add_argument("--dates", metavar="FROM-TO", help="study dates, YYYYMMDD or YYYYMMDD-YYYYMMDD")
@@ -191,6 +233,51 @@ def build_parser() -> argparse.ArgumentParser:
     backfill.add_argument("--json", action="store_true", help="one JSON object a line")
     backfill.set_defaults(handler="backfill:backfill")
     return parser
+
+
+def _period(command: argparse.ArgumentParser) -> None:
+    for name, told in (("--since", "studies whose last image came since"), ("--until", "and before; now")):
+        command.add_argument(
+            name, type=datetime.fromisoformat, metavar="TIME", help=f"{told}, ISO 8601; UTC without an offset"
+        )
+
+
+def _triage_sim(commands: Any) -> None:
+    sim = commands.add_parser("triage-sim", help="what flagging does to waiting times: formula and simulation")
+    sim.add_argument("--model", metavar="NAME", help="package whose measured sensitivity and specificity are taken")
+    sim.add_argument("--set", default="", metavar="NAME", help="its test set; the one of its criteria")
+    sim.add_argument("--finding", default="", metavar="NAME", help="its finding; the first")
+    sim.add_argument("--sensitivity", type=float, metavar="P", help="instead of a model's")
+    sim.add_argument("--specificity", type=float, metavar="P", help="instead of a model's")
+    sim.add_argument("--prevalence", type=float, default=0.1, metavar="P", help="share of diseased studies; 0.1")
+    sim.add_argument("--load", type=float, default=0.8, metavar="P", help="share of time that readers are busy; 0.8")
+    sim.add_argument("--read-min", type=float, default=5.0, metavar="MIN", help="mean reading time; 5")
+    sim.add_argument(
+        "--service",
+        choices=("exponential", "lognormal", "log"),
+        default="exponential",
+        help="reading times; log: as readers of this node took since --since",
+    )
+    sim.add_argument("--cv", type=float, default=1.0, metavar="X", help="of lognormal: deviation over mean; 1")
+    sim.add_argument("--readers", default="1", metavar="N|SHIFTS", help="2, or 08-18:3,18-08:1")
+    sim.add_argument(
+        "--arrivals",
+        default="poisson",
+        metavar="poisson|day|log|FILE",
+        help="steady, a synthetic day, those of this node since --since, or a CSV with a column received_at",
+    )
+    _period(sim)
+    sim.add_argument("--studies", type=int, default=10_000, metavar="N", help="in a replication; 10000")
+    sim.add_argument("--replications", type=int, default=20, metavar="N", help="20; at least 5")
+    sim.add_argument("--discipline", choices=("non-preemptive", "preemptive"), default="non-preemptive")
+    sim.add_argument("--max-wait", type=float, metavar="MIN", help="0 for none; worklist.max_wait_min of node.toml")
+    sim.add_argument(
+        "--reading", choices=("in-turn", "top"), default="in-turn", help="down the list, or always its first line"
+    )
+    sim.add_argument("--limit", type=float, default=60.0, metavar="MIN", help="count waits above; 60")
+    sim.add_argument("--seed", type=int, default=1, metavar="N")
+    sim.add_argument("--json", action="store_true", help="one JSON object")
+    sim.set_defaults(handler="triage_sim:triage_sim")
 
 
 def find_config(given: Path | None) -> Path | None:
@@ -209,6 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)  # what the node makes holds patients: database, images, logs, backups
     try:
         settings: Settings = load_settings(arguments.config)
+        beforehand.check(settings, arguments)
         module, _, function = arguments.handler.partition(":")
         handler = getattr(importlib.import_module(f"cxr_node.cli.{module}"), function)
         return int(handler(settings, arguments) or EXIT_OK)

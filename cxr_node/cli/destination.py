@@ -44,7 +44,7 @@ def pause(settings: Settings, arguments: argparse.Namespace) -> int:
     """Have its lane send nothing more."""
     name = _named(settings, arguments.name).name
     with _opened(settings) as database, database.begin() as connection:
-        is_new = lanes.pause(connection, name, by=_who(), now=utc_now())
+        is_new = lanes.pause(connection, name, by=who(), now=utc_now())
     print(f"{name}: paused; what is being sent now is finished" if is_new else f"{name}: was paused already")
     return 0
 
@@ -54,7 +54,7 @@ def resume(settings: Settings, arguments: argparse.Namespace) -> int:
     name = _named(settings, arguments.name).name
     with _opened(settings) as database:
         with database.begin() as connection:
-            was_paused = lanes.resume(connection, name, by=_who(), now=utc_now())
+            was_paused = lanes.resume(connection, name, by=who(), now=utc_now())
         _ring(settings, database)
     print(f"{name}: resumed" if was_paused else f"{name}: was not paused; what waits there is tried at once")
     return 0
@@ -65,7 +65,7 @@ def resend(settings: Settings, arguments: argparse.Namespace) -> int:
     name = _named(settings, arguments.name).name
     with _opened(settings) as database:
         if arguments.failed:
-            number = lanes.resend_failed(database, name, by=_who(), now=utc_now())
+            number = lanes.resend_failed(database, name, by=who(), now=utc_now())
             said, status = f"{name}: {number} failed {'delivery' if number == 1 else 'deliveries'} sent again", 0
         else:
             said, status = _resend_one(database, name, arguments.delivery)
@@ -79,7 +79,7 @@ def _resend_one(database: Database, name: str, delivery_id: int) -> tuple[str, i
         delivery = deliveries.get(connection, delivery_id)
         if delivery is None or delivery.destination != name:
             return f"{name}: there is no delivery {delivery_id} to this destination", 1
-        done = lanes.resend(connection, delivery_id, by=_who(), now=utc_now())
+        done = lanes.resend(connection, delivery_id, by=who(), now=utc_now())
     return (f"{name}: delivery {delivery_id} is sent again", 0) if done.is_sent else (f"{name}: {done.reason}", 1)
 
 
@@ -134,7 +134,7 @@ def _time(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _who() -> str:
+def who() -> str:
     """Return who asks, for the audit trail."""
     try:
         return f"command line ({getpass.getuser()})"

@@ -29,6 +29,7 @@ from cxr_node.inference import Engine, ModelPackage, find_package, golden_differ
 from cxr_node.inference.package import GOLDEN_TOLERANCE
 from cxr_node.requestor import associate
 from cxr_node.settings import Destination, Settings
+from cxr_node.upkeep.audit_export import repository
 from cxr_node.upkeep.backup import standing
 from cxr_node.work.files import instance_files
 from storage import Database, commitments, model_changes, studies
@@ -202,7 +203,7 @@ def _bytes(settings: Settings) -> str:
 
 def _backup(settings: Settings) -> str:
     if not settings.upkeep.backup_dir:
-        return "not set up here: save database and images by the means of the site"
+        return "not set up here (upkeep.backup_dir is empty): save database and images by the means of the site"
     database = Database(settings.database_url)
     try:
         if not database.is_current():
@@ -216,6 +217,16 @@ def _backup(settings: Settings) -> str:
     if found.made_at is not None and utc_now() - found.made_at > 2 * timedelta(hours=settings.upkeep.backup_every_h):
         raise Unwell(f"{last}: no backup was made when it was due")
     return last
+
+
+def _audit_repository(settings: Settings) -> str:
+    target = repository(settings)
+    if target is None:
+        return "none is set (audit.syslog_host is empty): entries stay in the database"
+    target.deliver([])  # as far as the first message; nothing is sent
+    if target.transport == "udp":
+        return f"{target}: the name resolves; by UDP nobody can know more"
+    return f"{target} {'accepts' if target.transport == 'tcp' else 'shows a certificate that is trusted, and accepts'}"
 
 
 def _round_trip(settings: Settings) -> str:
@@ -257,6 +268,7 @@ def doctor(settings: Settings, arguments: argparse.Namespace) -> int:
         ("storage commitment", _commitment),
         ("bytes", _bytes),
         ("backup", _backup),
+        ("audit repository", _audit_repository),
         *_destinations(settings),
     ]
     if arguments.round_trip:

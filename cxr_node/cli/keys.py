@@ -3,6 +3,9 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 from cxr_node.clock import utc_now
@@ -10,11 +13,13 @@ from cxr_node.errors import SettingsError
 from cxr_node.settings import Settings
 from cxr_node.work.files import instance_files
 from storage import Database, InstanceFiles, audit
+from storage.backup_manifest import backups, read_manifest
 from storage.errors import BytesMissing, StorageError
-from storage.keys import KeyFile, add_key, make_current
+from storage.keys import KeyFile, add_key, make_current, remove_key
 
 _TELL_EVERY = 1000
 _TOLD = 5
+SETTLED_AFTER = timedelta(hours=1)  # nothing is on its way to the disk for as long, on whatever host
 
 
 def new(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -70,6 +75,58 @@ def rotate(settings: Settings, arguments: argparse.Namespace) -> int:
     if left:
         print(f"FAILED  {len(left)} files were left as they are; run it again", file=sys.stderr)
     return 1 if left else 0
+
+
+def remove(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Take a key out of the key file that nothing the node knows of needs any more; refuse otherwise."""
+    path, key_id = _key_file(settings), arguments.key_id
+    known = KeyFile(path)
+    if known.get(key_id) is not None and key_id != known.current()[0]:
+        needs = list(islice(_needs(settings, key_id), _TOLD + 1))
+        if needs:
+            for reason in needs[:_TOLD]:
+                print(f"NEEDED  {reason}", file=sys.stderr)
+            more = " and more" if len(needs) > _TOLD else ""
+            print(f"FAILED  {key_id} stays: {len(needs[:_TOLD])} things need it{more}", file=sys.stderr)
+            return 1
+    remove_key(path, key_id)
+    _audit(settings, "key_removed", {"key": key_id})
+    print(f"{key_id} was removed from {path}. Remove it from the copies of the file too, on other hosts and elsewhere.")
+    print("Backups in other folders than upkeep.backup_dir were not looked at.")
+    return 0
+
+
+def _needs(settings: Settings, key_id: str) -> Iterator[str]:
+    """Yield what would not be read any more without the key, or whether that cannot be told."""
+    database, recent = Database(settings.database_url), utc_now() - SETTLED_AFTER
+    try:
+        database.migrate()
+        with database.read() as connection:
+            begun = audit.newest(connection, "key_rotation_begun")
+    finally:
+        database.dispose()
+    if begun and begun[0].created_at > recent:
+        yield (
+            f"the current key was changed at {begun[0].created_at:%H:%M} UTC: an image that was on its way then may be "
+            f"sealed with the old one; come again {SETTLED_AFTER.total_seconds() / 3600:g} h later"
+        )
+    files = instance_files(settings)
+    for location in files.sealed_locations():
+        try:
+            if files.header(location).key_id == key_id:
+                yield f"{location} is sealed with it; `cxr-node keys rotate` wraps it with the current key"
+        except BytesMissing:
+            continue  # retention took it away meanwhile
+        except StorageError as error:
+            yield f"it cannot be told which key {location} needs: {error}"
+    if not settings.upkeep.backup_dir:
+        return
+    for folder in backups(settings.path(settings.upkeep.backup_dir)):
+        try:
+            if key_id in read_manifest(folder).keys:
+                yield f"the backup {folder.name} holds images sealed with it"
+        except StorageError as error:
+            yield f"it cannot be told which keys a backup needs: {error}"
 
 
 def rewrap_all(files: InstanceFiles) -> tuple[int, list[str]]:

@@ -5,18 +5,12 @@ A stage that was started and has not said anything yet is listed as starting: wh
 of it. A GPU that ends its worker again and again is given up, and the worker goes on with the CPU.
 """
 
-import argparse
 import contextlib
-import fcntl
-import os
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,18 +20,19 @@ from prometheus_client import multiprocess
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from cxr_node.cli.privilege import root_trouble
+from cxr_node.cli.first import INTAKE, AlreadyRunning, First, command_of, own_environment, spawn, taken
+from cxr_node.cli.hung import HungWatch
 from cxr_node.cli.service_manager import Watchdog, notify
 from cxr_node.clock import utc_now
-from cxr_node.errors import CxrNodeError
 from cxr_node.inference.devices import GIVEN_UP, visible_gpus
-from cxr_node.log import configure_logging, get_logger
+from cxr_node.log import get_logger
 from cxr_node.settings import Settings
-from cxr_node.signals import stop_on_signals
 from cxr_node.work.heartbeat import READY, STARTING, process_name
 from cxr_node.work.owner import owners_of
 from storage import Database, Doorbell, heartbeats, jobs
 from storage.errors import StorageError
+
+__all__ = ["AlreadyRunning", "Stage", "Supervisor", "stages_of"]
 
 log = get_logger("supervisor")
 
@@ -52,10 +47,6 @@ LOOK_AGAIN_S = 1.0  # in the database, for stages that were slow to start
 TURNS = (("receive", "worklist"), ("analyze",), ("deliver", "orders"), ("upkeep",))
 TURN_S = 1.5  # or after so long: models that are converted first take a minute
 GPU_CRASHES = 3  # one after the other; a driver that aborts the process leaves nothing to catch
-
-
-class AlreadyRunning(CxrNodeError):
-    """Another supervisor holds the data folder."""
 
 
 @dataclass
@@ -115,40 +106,43 @@ class Supervisor:
         log_file: IO[bytes] | None = None,
     ) -> None:
         self._settings = settings
-        self._command = [sys.executable, "-m", "cxr_node", *(["--config", str(config)] if config else [])]
-        self._environment = {**os.environ, **(environment or {})}
-        for name in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"):
-            self._environment.pop(name, None)  # the supervisor speaks for all
+        self._command = command_of(config)
+        self._environment = {**own_environment(), **(environment or {})}
         self._log_file = log_file  # standard error where None
         self._stages = stages_of(settings)
         self._run_dir = settings.data_dir / "run"
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event, first: First | None = None) -> None:
         """Start all, mind them until `stop`, end all.
+
+        Parameters
+        ----------
+        first : the data folder, taken, with intake if that runs already; None: it is taken here
 
         Raises
         ------
         AlreadyRunning
             Another supervisor works on the same data folder.
         """
-        self._run_dir.mkdir(parents=True, exist_ok=True)
-        with _only_one(self._run_dir / "serve.lock"):
-            # A folder of this process's own: stages of a supervisor that was killed may still write to theirs.
-            for old in self._run_dir.glob("metrics*"):
-                shutil.rmtree(old, ignore_errors=True)
-            metrics_dir = Path(tempfile.mkdtemp(prefix="metrics-", dir=self._run_dir))
-            self._environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+        with contextlib.nullcontext(first) if first else taken(self._settings, HungWatch) as begun:
+            self._environment.update(begun.environment)
+            self._take_over(begun)
             database = Database(self._settings.database_url)
             try:
                 database.migrate()
                 self._release(database, [owners_of(self._settings.data_dir, stage.name) for stage in self._stages])
                 self._forget_signs(database)
-                self._mind(database, stop)
+                self._mind(database, stop, begun.hung)
             finally:
                 self._end()
                 database.dispose()
 
-    def _mind(self, database: Database, stop: threading.Event) -> None:
+    def _take_over(self, begun: First) -> None:
+        if begun.intake is not None:
+            stage = next(stage for stage in self._stages if stage.name == INTAKE)
+            stage.process, stage.started_at = begun.intake, begun.started_at
+
+    def _mind(self, database: Database, stop: threading.Event, hung: HungWatch) -> None:
         self._start_in_turn(database, stop)
         notify("READY=1")
         watchdog = Watchdog()
@@ -156,6 +150,7 @@ class Supervisor:
         while not stop.wait(LOOK_EVERY_S):
             now = time.monotonic()
             watchdog.feed(now)
+            hung.look(now)
             if unheard and now >= look_at:
                 unheard = [stage for stage in unheard if stage.process and self._said(database, stage) == STARTING]
                 look_at = now + LOOK_AGAIN_S
@@ -187,7 +182,8 @@ class Supervisor:
             turn = next(names for names in TURNS if waiting[0].name in names)
             for stage in [stage for stage in waiting if stage.name in turn]:
                 waiting.remove(stage)
-                self._start(stage, database)
+                if stage.process is None:
+                    self._start(stage, database)
                 self._sign(database, _announced, stage.name, _pid(stage), utc_now())
             ends_at = time.monotonic() + TURN_S
             while waiting and time.monotonic() < ends_at and not self._serves(database, turn[0]):
@@ -231,17 +227,12 @@ class Supervisor:
 
     def _start(self, stage: Stage, database: Database) -> None:
         stage.started_at = time.monotonic()
-        stage.process = subprocess.Popen(
-            [*self._command, stage.name, "--parent", str(os.getpid())],
-            env={**self._environment, **stage.environment},
-            stdin=subprocess.DEVNULL,
-            stderr=self._log_file,
-        )
-        log.info("stage_spawned", stage_name=stage.name, pid=stage.process.pid)
+        stage.process = spawn(self._command, stage.name, {**self._environment, **stage.environment}, self._log_file)
 
     def _forget_signs(self, database: Database) -> None:
         """Take those off the list that were killed together with an earlier supervisor of this host."""
-        self._sign(database, _forget, {stage.name for stage in self._stages})
+        running = {process_name(stage.process.pid) for stage in self._stages if stage.process is not None}
+        self._sign(database, _forget, {stage.name for stage in self._stages}, running)
 
     def _sign(self, database: Database, change: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -286,30 +277,8 @@ def _announced(connection: Connection, name: str, pid: int, now: datetime) -> No
     heartbeats.announce(connection, name, process_name(pid), now=now, detail={"state": STARTING})
 
 
-def _forget(connection: Connection, stages: Collection[str]) -> None:
+def _forget(connection: Connection, stages: Collection[str], running: Collection[str]) -> None:
     host = process_name(0).rpartition(":")[0]
     for beat in heartbeats.listed(connection):
-        if beat.stage in stages and beat.process.rpartition(":")[0] == host:
+        if beat.stage in stages and beat.process.rpartition(":")[0] == host and beat.process not in running:
             heartbeats.end(connection, beat.stage, beat.process)
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyRunning(f"another cxr-node serves this data folder: {path.parent.parent}") from error
-        yield
-
-
-def serve(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Run the node until SIGTERM or SIGINT."""
-    configure_logging(settings.node.log_level, "supervisor")
-    if trouble := root_trouble():
-        log.warning("runs_as_root", reason=trouble)
-    stop = threading.Event()
-    stop_on_signals(stop)
-    Supervisor(settings, arguments.config).run(stop)
-    log.info("node_stopped")
-    return 0

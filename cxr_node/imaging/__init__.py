@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cxr_node.imaging.grayscale import to_grayscale
     from cxr_node.imaging.patient import are_of_one_patient
     from cxr_node.imaging.pictures import is_picture
-    from cxr_node.imaging.plausibility import implausible
+    from cxr_node.imaging.plausibility import implausible, look_at
     from cxr_node.imaging.preprocess import PreprocessSpec, preprocess
     from cxr_node.imaging.radiograph import Radiograph, radiograph_from_picture, radiograph_from_picture_file
     from cxr_node.imaging.reader import radiograph_from_dataset, radiograph_from_dicom_file
@@ -26,6 +26,7 @@ _MODULES = {
     "are_of_one_patient": "patient",
     "implausible": "plausibility",
     "is_picture": "pictures",
+    "look_at": "plausibility",
     "preprocess": "preprocess",
     "radiograph_from_dataset": "reader",
     "radiograph_from_dicom_file": "reader",
@@ -41,6 +42,7 @@ __all__ = [
     "implausible",
     "is_image",
     "is_picture",
+    "look_at",
     "preprocess",
     "radiograph_from_dataset",
     "radiograph_from_dicom_file",

@@ -7,6 +7,7 @@ chests it would exclude, and how many wrong pictures it catches. No lateral radi
 excluded by its header only.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -40,12 +41,36 @@ MESSAGES = {
 }
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a look at the pixels found: why they are excluded, if so, and figures that are worth watching over time.
+
+    `mean_gray` and `contrast`, the standard deviation, are of gray values in [0, 1]; `upright` is the network's share
+    for an upright chest, None of a blank picture, which it does not look at.
+    """
+
+    exclusion: Exclusion | None
+    mean_gray: float
+    contrast: float
+    upright: float | None = None
+
+
 def implausible(radiograph: Radiograph) -> Exclusion | None:
     """Return why the picture cannot be an upright frontal chest radiograph, or None where it may be one."""
+    return look_at(radiograph).exclusion
+
+
+def look_at(radiograph: Radiograph) -> Seen:
+    """Return whether the picture may be an upright frontal chest radiograph, and what was measured on the way."""
     gray = _sampled(radiograph.grayscale)
-    if float(gray.std()) < BLANK_DEVIATION:
-        return _exclusion("blank")
+    mean, deviation = float(gray.mean()), float(gray.std())
+    if deviation < BLANK_DEVIATION:
+        return Seen(_exclusion("blank"), mean, deviation)
     found = shares(thumbnail(gray))
+    return Seen(_judged(found), mean, deviation, float(found[UPRIGHT]))
+
+
+def _judged(found: np.ndarray) -> Exclusion | None:
     if found[UPRIGHT] >= LEAST_UPRIGHT:
         return None
     named = {

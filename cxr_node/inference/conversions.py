@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cxr_node.errors import PackageError
+from cxr_node.inference.converter import Converter
 from cxr_node.inference.package import GOLDEN, ModelPackage
 from cxr_node.inference.runners import LITERT, SAVED_MODEL
 
@@ -180,24 +180,12 @@ def _make(package: ModelPackage, cache_dir: Path) -> None:
 
         convert(package, cache_dir)
         return
-    command = [sys.executable, "-c", "import sys; from cxr_node.inference.convert import main; sys.exit(main())"]
-    try:
-        done = subprocess.run(
-            [*command, str(package.path), package.digest, str(cache_dir)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=LONGEST_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise PackageError(f"package {package.manifest.name}: converting took over {LONGEST_S:g} s") from error
-    if done.returncode == 0:
-        return
-    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    reason = json.loads(told[-1])["error"] if told else f"the process ended with status {done.returncode}"
-    raise PackageError(f"package {package.manifest.name}: it cannot be converted: {reason}")
+    reason = _converter.convert(package.path, package.digest, cache_dir, LONGEST_S)
+    if reason:
+        raise PackageError(f"package {package.manifest.name}: it cannot be converted: {reason}")
+
+
+_converter = Converter()
 
 
 def _statement(folder: Path) -> dict[str, Any] | None:

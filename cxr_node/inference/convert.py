@@ -1,6 +1,6 @@
 """Makes the SavedModel and the LiteRT model of a package, and holds one against the other. Loads TensorFlow.
 
-`main` runs in a process of its own.
+`serve` runs in a process of its own.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def _litert(
         converter = tensorflow.lite.TFLiteConverter.from_concrete_functions(
             [module.one.get_concrete_function()], module
         )
-        with contextlib.redirect_stdout(sys.stderr):  # standard output is what `main` reports on
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is what `serve` answers on
             model = bytes(converter.convert())
         found = LiteRtRunner(model).run(inputs)
     except Exception as error:  # noqa: BLE001  # whatever the converter says, the SavedModel serves
@@ -111,17 +110,25 @@ def compare(found: np.ndarray, expected: np.ndarray, tolerance: float = PARITY_T
     return Parity(largest if np.isfinite(largest) else None, len(expected), tolerance, reason)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert PACKAGE of DIGEST into CACHE_DIR; a failure is one JSON line with the key `error`."""
-    path, digest, cache_dir = arguments or sys.argv[1:]
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a conversion needs no GPU, and must not take its memory
+def convert_verified(path: Path, digest: str, cache_dir: Path) -> str:
+    """Convert the package of a folder, if it is still the one of this digest; return why not, "" where it is done."""
     try:
-        package = load_package(Path(path))
+        package = load_package(path)
         if package.digest != digest:
             raise PackageError(f"{path}: expected the package {digest[:12]}, found {package.digest[:12]}")
-        convert(package, Path(cache_dir))
+        convert(package, cache_dir)
     except PackageError as error:
-        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
-        return 1
-    sys.stdout.flush()
-    os._exit(0)  # taking TensorFlow apart would take seconds, in which a node waits for its first start
+        return str(error)
+    return ""
+
+
+def serve() -> int:
+    """Convert what standard input asks for, an object of JSON a line with `path`, `digest` and `cache_dir`, until it
+    ends; answer each with a line, an object with the key `error`, empty where it is done. See `converter`."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # a conversion needs no GPU, and must not take its memory
+    for line in sys.stdin:
+        asked = json.loads(line)
+        reason = convert_verified(Path(asked["path"]), asked["digest"], Path(asked["cache_dir"]))
+        sys.stdout.write(json.dumps({"error": reason}) + "\n")
+        sys.stdout.flush()
+    os._exit(0)  # taking TensorFlow apart would take seconds

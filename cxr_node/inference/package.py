@@ -9,6 +9,7 @@ A package is a folder NAME with
 | `weights.npz` | its weights as float16, `0000`, `0001`, … in the order of `model.weights` |
 | `golden.npz` | `inputs` (3, rows, columns, 1) drawn by a formula, and their `scores`: a self-test agrees within 1e-3 |
 | `README.md` | the model card |
+| `reference.json` | what images and scores of the tune part looked like, for monitoring; packages of old have none |
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from typing import Any
 
 from cxr_node.errors import PackageError
 from cxr_node.findings import FINDINGS
+from cxr_node.findings.monitoring.reference import Reference
 from cxr_node.imaging import PreprocessSpec
 
 BUILTIN = Path(__file__).resolve().parent.parent / "packages"
@@ -30,6 +32,7 @@ ARCHITECTURE = "architecture.json"
 WEIGHTS = "weights.npz"
 GOLDEN = "golden.npz"
 MODEL_CARD = "README.md"
+REFERENCE = "reference.json"
 REQUIRED_FILES = (ARCHITECTURE, WEIGHTS)
 GOLDEN_TOLERANCE = 1e-3
 
@@ -171,6 +174,33 @@ def load_package(path: Path) -> ModelPackage:
         if found != expected:
             raise PackageError(f"{path / name}: expected SHA-256 {expected}, found {found}: the file was altered")
     return ModelPackage(manifest, path, hashlib.sha256(data).hexdigest())
+
+
+def reference_of(package: ModelPackage) -> Reference | None:
+    """Return what the package says its images and scores looked like at its release; None where it does not say.
+
+    Raises
+    ------
+    PackageError
+        The file does not read, or tells of findings that the package does not have.
+    """
+    if REFERENCE not in package.manifest.files:
+        return None
+    path = package.path / REFERENCE
+    try:
+        reference = Reference.from_json(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise PackageError(f"{path}: expected a file of the package, found none ({error.strerror})") from error
+    except KeyError as error:
+        raise PackageError(f"{path}: expected the key {error}, found none") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PackageError(f"{path}: expected a reference, found one that does not read: {error}") from error
+    if set(reference.scores) != set(package.manifest.findings):
+        raise PackageError(
+            f"{path}: expected scores of {', '.join(package.manifest.findings)}, "
+            f"found {', '.join(reference.scores) or 'none'}"
+        )
+    return reference
 
 
 def package_folders(data_dir: Path) -> tuple[Path, ...]:

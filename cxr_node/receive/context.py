@@ -1,11 +1,41 @@
 """What the rows of an instance and its study take from a header, as text that any database takes."""
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from cxr_node.findings.priority import parse_ordered, rank
 from storage.studies import PatientContext
+
+# What the functions below and `intake` read: the rest of a header, a hundred attributes, is not converted to values.
+READ = frozenset(
+    tag_for_keyword(keyword)
+    for keyword in (
+        "SpecificCharacterSet",
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "PatientName",
+        "PatientID",
+        "IssuerOfPatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "PatientAge",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "StudyDescription",
+        "ReferringPhysicianName",
+        "Modality",
+        "BodyPartExamined",
+        "ViewPosition",
+        "RequestedProcedurePriority",
+        "RequestAttributesSequence",
+    )
+)
 
 _LONGEST_TEXT = 1024  # sixteen times what any text of the context may hold
 

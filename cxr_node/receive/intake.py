@@ -16,8 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from cxr_node import metrics
 from cxr_node.errors import UnreadableDataset
 from cxr_node.imaging import read_header
+from cxr_node.imaging.header import leave_out_unconvertible, read_whole_header
 from cxr_node.log import get_logger
-from cxr_node.receive.context import names_priority, patient_context, uid_of
+from cxr_node.receive.context import READ, names_priority, patient_context, uid_of
 from cxr_node.receive.records import GroupWriter, Record, Sender
 from cxr_node.receive.sameness import is_same
 from cxr_node.receive.statuses import (
@@ -29,7 +30,7 @@ from cxr_node.receive.statuses import (
     SUCCESS,
     Answer,
 )
-from storage import Database, Doorbell, InstanceFiles, instances, jobs
+from storage import Database, Doorbell, InstanceFiles, instances
 from storage.errors import BytesAltered, BytesMissing, DuplicateInstance, StorageError
 from storage.faults import fault_point
 from storage.instances import Instance
@@ -108,7 +109,7 @@ class Intake:
         if not self.has_room():
             return Accepted(Answer(OUT_OF_RESOURCES, "less free space than min_free_gb"))
         try:
-            header = read_header(path)
+            header = _header(path)
         except UnreadableDataset:
             return Accepted(Answer(CANNOT_UNDERSTAND, "the dataset does not read"))
         refusal = _check(header, requested)
@@ -119,7 +120,7 @@ class Intake:
         uid = uid_of(header, "SOPInstanceUID")
         for number in range(_TRIES):
             known = self._known(uid, is_known=number > 0)
-            if any(self._is_same(header, path, item, requested) for item in known):
+            if any(self._is_same(path, item, requested) for item in known):
                 study = uid_of(header, "StudyInstanceUID")
                 log.info("instance_known", sop_instance_uid=uid, study_instance_uid=study)
                 return Accepted(Answer(SUCCESS), study)
@@ -189,11 +190,11 @@ class Intake:
         with self._database.read() as connection:
             return instances.by_sop_instance_uid(connection, uid)
 
-    def _is_same(self, header: Dataset, path: Path, known: Instance, requested: Requested) -> bool:
+    def _is_same(self, path: Path, known: Instance, requested: Requested) -> bool:
         has_same_syntax = known.transfer_syntax_uid == requested.transfer_syntax_uid
         try:
             with self._files.local(known.location) as stored_path:
-                return is_same(header, path, stored_path, has_same_syntax=has_same_syntax)
+                return is_same(read_header(path), path, stored_path, has_same_syntax=has_same_syntax)
         except (UnreadableDataset, OSError, BytesMissing, BytesAltered):
             return False
 
@@ -211,11 +212,11 @@ class Intake:
         if not study_instance_uids:
             return
         fault_point("receive.before-hasten")
-        try:
-            with self._database.begin() as connection:
-                jobs.hasten(connection, "analyze", study_instance_uids, run_at=now())
-        except (StorageError, SQLAlchemyError) as error:
+        error = self._writer.hasten(study_instance_uids, now()).error
+        if isinstance(error, (StorageError, SQLAlchemyError)):
             log.warning("studies_not_hastened", error_type=type(error).__name__)  # the quiet period ends anyway
+        elif error is not None:
+            raise error
         self._doorbell.ring("analyze")
 
 
@@ -223,6 +224,21 @@ def _bound(requested: Requested) -> dict[str, str]:
     """The request's UID for the log, where it is one: another text could be anything, a name too."""
     uid = requested.sop_instance_uid
     return {"sop_instance_uid": uid if len(uid) <= 64 and UID_FORM.fullmatch(uid) else "(no UID)"}
+
+
+def _header(path: Path) -> Dataset:
+    """Return of a header what is read here, see `context.READ`.
+
+    Raises
+    ------
+    UnreadableDataset
+        As `imaging.read_header`.
+    """
+    header = read_whole_header(path).header
+    for tag in [tag for tag in header.keys() if tag not in READ]:  # noqa: SIM118 a dataset iterates over its values
+        del header[tag]
+    leave_out_unconvertible(header)
+    return header if len(header) else read_header(path)  # which tells nonsense from a dataset without these attributes
 
 
 def _check(header: Dataset, requested: Requested) -> Answer | None:

@@ -6,6 +6,7 @@ rows, and SQLite lets one write at a time anyway.
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -158,17 +159,19 @@ class Outcome:
 
 
 class _Waiting:
-    """A record whose association waits."""
+    """What an association waits for: a record, or studies whose jobs are due from `run_at` on."""
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    def __init__(self, record: Record | None, studies: tuple[str, ...] = (), run_at: datetime | None = None) -> None:
+        self.record, self.studies, self.run_at = record, studies, run_at
+        # By study: two processes that write the same studies would else each hold what the other waits for.
+        self.order = (0, record.study_instance_uid, record.sop_instance_uid) if record else (1, min(studies), "")
         self.told = threading.Event()
         self.leads = False  # it writes the next transaction
         self.outcome: Outcome | None = None
 
 
 class GroupWriter:
-    """Writes the records of all associations of a process; see `write`.
+    """Writes what all associations of a process have to write; see `write` and `hasten`.
 
     No thread of its own: who comes while nobody writes does so, and hands over to one of those who came meanwhile.
     """
@@ -181,13 +184,21 @@ class GroupWriter:
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._is_writing = False
+        self._is_alone = database.dialect == "sqlite"  # while it writes, nobody else does
 
     def write(self, record: Record) -> Outcome:
         """Return once the rows are committed, or cannot be.
 
         The error is a DuplicateInstance where (sop_instance_uid, variant) has a row; else what the database raised.
         """
-        own = _Waiting(record)
+        return self._settled(_Waiting(record))
+
+    def hasten(self, studies: Collection[str], run_at: datetime) -> Outcome:
+        """Let the jobs of these studies run at `run_at` if they would wait for longer; return once that is committed,
+        or cannot be."""
+        return self._settled(_Waiting(None, tuple(studies), run_at))
+
+    def _settled(self, own: _Waiting) -> Outcome:
         with self._lock:
             self._waiting.append(own)
             own.leads = not self._is_writing
@@ -200,10 +211,10 @@ class GroupWriter:
 
     def _lead(self) -> None:
         with self._lock:
-            batch, self._waiting = self._waiting[:_MOST_TOGETHER], self._waiting[_MOST_TOGETHER:]
+            batch = self._next_batch()
+            self._waiting = [item for item in self._waiting if item not in batch]
         try:
-            # By study: two processes that write the same studies would else each hold what the other waits for.
-            self._write(sorted(batch, key=lambda item: (item.record.study_instance_uid, item.record.sop_instance_uid)))
+            self._write(sorted(batch, key=lambda item: item.order))
         finally:
             with self._lock:
                 if self._waiting:
@@ -214,13 +225,22 @@ class GroupWriter:
             for item in batch:
                 item.told.set()
 
+    def _next_batch(self) -> list[_Waiting]:
+        found = self._waiting
+        if not self._is_alone:
+            # Two that write records of one study and hasten another, crosswise, would wait for each other.
+            found = [item for item in found if (item.record is None) == (found[0].record is None)]
+        return found[:_MOST_TOGETHER]
+
     def _write(self, batch: list[_Waiting]) -> None:
         started, is_committing = time.monotonic(), False
         outcomes: list[Outcome] = []
         try:
             with self._database.begin() as connection:
                 outcomes = [self._added(connection, item.record) for item in batch]
-                fault_point("receive.before-commit")
+                self._hasten(connection, [item for item in batch if item.record is None])
+                if any(item.record for item in batch):
+                    fault_point("receive.before-commit")
                 is_committing = True
         except BaseException as error:  # noqa: BLE001 each association hears of it, and raises it
             if len(batch) > 1 and not is_committing and time.monotonic() - started < _SOON_S:
@@ -232,7 +252,16 @@ class GroupWriter:
         for item, outcome in zip(batch, outcomes, strict=True):
             item.outcome = outcome
 
-    def _added(self, connection: Connection, record: Record) -> Outcome:
+    @staticmethod
+    def _hasten(connection: Connection, batch: list[_Waiting]) -> None:
+        studies = {study for item in batch for study in item.studies}
+        if studies:
+            run_at = max(item.run_at for item in batch if item.run_at is not None)
+            jobs.hasten(connection, "analyze", sorted(studies), run_at=run_at)
+
+    def _added(self, connection: Connection, record: Record | None) -> Outcome:
+        if record is None:
+            return Outcome()
         try:
             is_new = add(
                 connection,

@@ -14,6 +14,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 
 from cxr_node import metrics
+from cxr_node.accepting import cut
 from cxr_node.clock import utc_now
 from cxr_node.log import get_logger, told_by
 from cxr_node.receive.callers import Callers, Refusal
@@ -21,21 +22,22 @@ from cxr_node.receive.commitment import Commitment
 from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from cxr_node.receive.intake import Intake, Requested
 from cxr_node.receive.manifests import MANIFEST_CLASSES, ManifestScp
+from cxr_node.receive.messages import StoreEvent
 from cxr_node.receive.open_association import OpenAssociation
-from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.records import Sender
 from cxr_node.receive.server import make_server
 from cxr_node.receive.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, UNEXPECTED, Answer
 from cxr_node.receive.transport import (
-    cut,
     discard_unfinished,
     discard_unserved,
     seldom,
+    wait_until_served,
     write_failed,
 )
 from cxr_node.settings import Settings
 from cxr_node.strangers import guards
 from cxr_node.tls import Shown, listener, shown_by
+from cxr_node.work.recorder import Recorder
 from storage import Database, Doorbell
 from storage.associations import ABORTED, RELEASED
 
@@ -105,6 +107,7 @@ class StorageScp:
             transport=receive.transport,
             ssl_context=_tls_context(settings),
             tell_stranger=self._stranger,
+            answer_store=self._answered,
             handlers=[
                 *guards(),
                 (evt.EVT_REQUESTED, self._requested),
@@ -150,6 +153,7 @@ class StorageScp:
         deadline = time.monotonic() + ENDS_WITHIN_S
         for association in associations:
             _join(association, max(0.0, deadline - time.monotonic()))
+            wait_until_served(association, max(0.0, deadline - time.monotonic()))
         for association in associations:
             cut(association)  # if it is still open: it reads from a peer that sends nothing, or writes to a slow disk
             _join(association, 0.5)
@@ -248,17 +252,21 @@ class StorageScp:
             )
         self._intake.hasten(was.studies, now=utc_now)
 
-    def _store(self, event: evt.Event) -> Dataset:
+    def _answered(self, event: evt.Event | StoreEvent) -> Answer:
         with metrics.INTAKE_SECONDS.time():
             answer = self._answer(event)
         metrics.INSTANCES.labels(f"0x{answer.status:04X}").inc()
+        return answer
+
+    def _store(self, event: evt.Event) -> Dataset:
+        answer = self._answered(event)
         status = Dataset()
         status.Status = answer.status
         if answer.comment:
             status.ErrorComment = answer.comment
         return status
 
-    def _answer(self, event: evt.Event) -> Answer:
+    def _answer(self, event: evt.Event | StoreEvent) -> Answer:
         association = event.assoc
         with self._lock:
             found = self._open.get(association)

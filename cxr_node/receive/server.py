@@ -1,142 +1,47 @@
-"""What listens: how many connections may be open, who makes room for whom, and the TLS handshake."""
+"""What listens for images; see `accepting` for how many connections may be open and the TLS handshake."""
 
-import errno
 import logging
-import resource
 import socket
 import ssl
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from pynetdicom import AE, _config
-from pynetdicom.transport import ThreadedAssociationServer
 
 from cxr_node import metrics
+from cxr_node.accepting import AssociationServer
 from cxr_node.log import get_logger
-from cxr_node.receive.transport import StreamHandler, cut, is_streaming_possible, seldom
-from cxr_node.tls import is_of_certificate, shake_hands, trouble_of
+from cxr_node.receive.messages import StoreEvent
+from cxr_node.receive.negotiation import Proposals
+from cxr_node.receive.statuses import Answer
+from cxr_node.receive.transport import StreamHandler, is_streaming_possible, seldom
 
 log = get_logger("receive")
 
 _COLLECT_EVERY_S = 30.0
-_NO_HANDLES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_HANDLES_OF_THE_REST = 32  # database, log, doorbells, what the interpreter has open
-_HANDLES_OF_ONE = 4  # an association: socket, wake-up, the file that comes, a folder that is synced
-_SPARE = 4  # places that are kept free for who says who it is
-_PAUSE_S = 0.1
 
 
-class AcceptorServer(ThreadedAssociationServer):
-    """Listens; public interface of pynetdicom only, both transports use it.
+class AcceptorServer(AssociationServer):
+    """Listens; public interface of pynetdicom only, both transports use it."""
 
-    The TLS handshake runs in the connection's own thread with a time-out: in the library's accept loop a single caller
-    that says nothing keeps everybody else out.
-    """
-
-    request_queue_size = 128
-    daemon_threads = True
     reuse_port = False
-    tell_stranger: Callable[[str, str], None] | None = None
+    seldom = seldom
+    answer_store: Callable[[StoreEvent], Answer] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._collected = time.monotonic()
-        self._starting: Counter[str] = Counter()  # connections accepted that are no association yet, by address
-        self._starting_lock = threading.Lock()
+        self.proposals = Proposals()
         super().__init__(*arguments, **options)
-
-    @property
-    def _most_connections(self) -> int:
-        """Connections that may be open, those that have not said who they are included."""
-        handles = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return max(1, min(int(self.ae.maximum_associations), (handles - _HANDLES_OF_THE_REST) // _HANDLES_OF_ONE))
-
-    @property
-    def _most_silent(self) -> int:
-        """Of those, how many of one address may not have said who they are."""
-        return max(8, self._most_connections // 4)
 
     def server_bind(self) -> None:
         if self.reuse_port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # type: ignore[union-attr]
         super().server_bind()
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept, and say how this connection behaves."""
-        try:
-            connection, address = self.socket.accept()  # type: ignore[union-attr]
-        except OSError as error:
-            if error.errno in _NO_HANDLES:
-                seldom.warning("connection_not_accepted", reason=errno.errorcode[error.errno])
-                self._end_silent()
-                time.sleep(_PAUSE_S)  # it stays in the queue, and asking again at once would take a whole core
-            raise
-        # Without it the answer to each object waits 40 ms for an acknowledgement.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A caller that was switched off says no farewell.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.settimeout(self.ae.network_timeout)
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is a thread for it. Those that have not said who they are make room: first come, first gone."""
-        address = str(client_address[0])
-        with self._starting_lock:
-            open_now = self.active_associations
-            silent = sum(item.requestor.primitive is None and item.requestor.address == address for item in open_now)
-            if silent + self._starting[address] >= self._most_silent:
-                reason = "too many connections of this address that have not said who they are"
-            elif len(open_now) + self._starting.total() >= self._most_connections:
-                reason = "too many open connections"
-            else:
-                self._starting[address] += 1
-                reason = ""
-            is_crowded = len(open_now) + self._starting.total() + _SPARE >= self._most_connections
-        if is_crowded:
-            self._end_silent()
-        if reason:
-            metrics.ASSOCIATIONS.labels("closed").inc()
-            seldom.warning("connection_refused", peer_address=address, reason=reason)
-        return not reason
-
-    def _end_silent(self) -> None:
-        """End the oldest connection that has not said who it is, so that those who would have a place."""
-        for association in self.active_associations:
-            if association.requestor.primitive is None:
-                cut(association)
-                return
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Shake hands where TLS is wanted, then go on."""
-        try:
-            connection = self._shake_hands(request, client_address)
-            if connection is not None:
-                super().process_request_thread(connection, client_address)
-        finally:
-            with self._starting_lock:
-                address = str(client_address[0])
-                self._starting[address] -= 1
-                if not self._starting[address]:
-                    del self._starting[address]
-
-    def _shake_hands(self, request: Any, client_address: Any) -> Any:
-        if self.ssl_context is None:
-            return request
-        address = str(client_address[0])
-        try:
-            return shake_hands(self.ssl_context, request)
-        except OSError as error:
-            metrics.ASSOCIATIONS.labels("tls_failed").inc()
-            seldom.warning("tls_handshake_failed", peer_address=address, reason=trouble_of(error))
-            if self.tell_stranger is not None and is_of_certificate(error):
-                self.tell_stranger(address, trouble_of(error))
-            return None
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log; the library prints a traceback."""
-        seldom.warning("connection_failed", peer_address=str(client_address[0]), exc_info=True)
+    def count(self, outcome: str) -> None:
+        """Count a connection that came to nothing."""
+        metrics.ASSOCIATIONS.labels(outcome).inc()
 
     def service_actions(self) -> None:
         """Collect the cycles of dead associations now and then; the library does so at every 60th connection."""
@@ -162,12 +67,15 @@ def make_server(
     handlers: list[Any],
     reuse_port: bool = False,
     tell_stranger: Callable[[str, str], None] | None = None,
+    answer_store: Callable[[StoreEvent], Answer] | None = None,
 ) -> AcceptorServer:
     """Bind and listen; serve with ``serve_forever``.
 
     Parameters
     ----------
     tell_stranger : called with address and reason where TLS fails because of the caller's certificate
+    answer_store : keeps an instance whose file is whole; None, or another transport than `stream`: the handler of
+        EVT_C_STORE does
 
     Raises
     ------
@@ -198,4 +106,5 @@ def make_server(
     )
     server.contexts = SharedContexts(server.contexts)
     server.tell_stranger = tell_stranger  # type: ignore[attr-defined]
+    server.answer_store = answer_store  # type: ignore[attr-defined]
     return server  # type: ignore[return-value]

@@ -23,7 +23,6 @@ from cxr_node.multipart import DICOM, Part, PartsToFiles, parse_content_type
 from cxr_node.receive.callers import Callers
 from cxr_node.receive.intake import Intake
 from cxr_node.receive.part10 import describe, has_uid_form
-from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.records import Sender
 from cxr_node.receive.statuses import (
     CANNOT_UNDERSTAND,
@@ -33,6 +32,7 @@ from cxr_node.receive.statuses import (
 )
 from cxr_node.receive.stow_response import BUSY, MEDIA_TYPE, RETRY_AFTER_S, Outcome, body_of, status_of
 from cxr_node.settings import Settings
+from cxr_node.work.recorder import Recorder
 from storage import Database, InstanceFiles, audit, tokens
 from storage.associations import ENDED, LOST, RELEASED, Association
 from storage.errors import StorageError

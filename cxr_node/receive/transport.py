@@ -1,14 +1,15 @@
-"""How received bytes get from the socket to the disk; the one module that uses names pynetdicom does not publish.
+"""How received bytes get from the socket to the disk.
 
 Stock pynetdicom asks the kernel for 4096 bytes at a time, copies every byte seven times and polls each association
 every millisecond. Here the fragments of a dataset go from one receive buffer per association to the file with
-``writev``, and an association without traffic sleeps in ``poll``. Everything else, negotiation, commands, release and
-abort, stays pynetdicom's: the last fragment is handed to it as an empty one, and it then calls the C-STORE handler as
-ever.
+``writev``, and an association without traffic sleeps in ``poll``. A C-STORE as every sender forms it is read, kept and
+answered by the thread that reads (`messages`); every other message, release and abort stay pynetdicom's, and it calls
+its handlers as ever. What was negotiated before is looked up (`negotiation`).
 
-Names used of pynetdicom 3.0.4 that it does not publish: ``AssociationSocket._is_connected``; of ``DULServiceProvider``
-``_read_pdu_data``, ``_is_transport_event``, ``_run_loop_delay``, ``_idle_timer``, ``_kill_thread``; of ``DIMSEMessage``
-``_data_set_file``, ``_data_set_path``; ``C_STORE._dataset_file``; ``RequestHandler._create_association``.
+With `buffered_socket` and `negotiation` the only module that uses names pynetdicom does not publish. Here, of 3.0.4: of
+``DULServiceProvider`` ``_read_pdu_data``, ``_decode_pdu``, ``_send``, ``_is_transport_event``, ``_idle_timer``,
+``_run_loop_delay``, ``_kill_thread``; of ``DIMSEMessage`` ``_data_set_file``, ``_data_set_path``; of ``C_STORE``
+``_dataset_file``; ``Association._accepted_cx``, ``Association._server``; ``RequestHandler._create_association``.
 ``receive.transport = "stock"`` does without them but for the two that name the file of an unfinished dataset; one test
 holds both to the same behavior.
 """
@@ -18,46 +19,47 @@ import ctypes
 import os
 import queue
 import select
-import socket
-import ssl
 import struct
 import sys
+import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, RequestHandler
+from pynetdicom.transport import RequestHandler
 
 from cxr_node.log import get_logger
+from cxr_node.receive.buffered_socket import BufferedSocket
+from cxr_node.receive.messages import (
+    StoreContext,
+    StoreEvent,
+    StoreRequest,
+    part_10_head,
+    read_store_request,
+    write_store_response,
+)
+from cxr_node.receive.negotiation import Proposal, Proposals, RememberingAcse, Request, with_results, without_results
 from cxr_node.seldom import Seldom
 
 log = get_logger("receive")
 seldom = Seldom(log)
 
-P_DATA_TF = 4  # PS3.8 9.3.5
+A_ASSOCIATE_RQ, P_DATA_TF = 1, 4  # PS3.8 9.3.2, 9.3.5
 _PDU_HEADER = 6  # type, reserved, length
 _PDV = struct.Struct(">IBB")  # length, presentation context id, message control header
 _LENGTH = struct.Struct(">I")
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 _LAST_FRAGMENT = b"\x02"
-_BUFFER = 1 << 20  # 1 MiB measured best, a fifth faster than 128 KiB
-_SHORT_BUFFER = 1 << 18
-_MOST_LONG_BUFFERS = 4  # more associations that send at once wait for the processor, not for their buffers
-_SMALL_BUFFER = 1 << 14  # until a dataset comes: most associations of a day are C-ECHO, or idle
-_LONGEST_CONTROL = 1 << 20  # an A-ASSOCIATE-RQ of 128 presentation contexts takes 150 KB; the length field allows 4 GB
 _LONGEST_IN_MEMORY = 1 << 24  # a commitment request of 100,000 instances takes 13 MB
-_PATIENCE_BYTES = 131072  # as much of a PDU must arrive within the idle time
 _MOST_FRAGMENTS = 512  # in one writev; the kernel takes 1024
 _LONGEST_SLEEP_MS = 2000  # then a look at the timers
 _SLEEPS_PER_TIMEOUT = 10
-_DRAINED_READS = 16
 _LONGEST_COMMAND = 1 << 16  # a command set of the standard takes a few hundred bytes
-_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 _BEGIN_TO_SYNC = 4 << 20
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2), which Python does not offer
@@ -91,6 +93,14 @@ def write_failed(association: Any, path: Path) -> bool:
 def discard_unfinished(association: Any) -> None:
     """Remove the file of a dataset whose sender left in the middle of it."""
     _remove(_file_of(association.dimse.message))
+    if isinstance(association.dul, StreamDul):
+        association.dul.discard_unfinished()
+
+
+def wait_until_served(association: Any, timeout_s: float) -> None:
+    """Wait until the instance that is being kept for this association is answered, at most so long."""
+    if isinstance(association.dul, StreamDul) and association.dul.is_serving.acquire(timeout=timeout_s):
+        association.dul.is_serving.release()
 
 
 def discard_unserved(association: Any) -> None:
@@ -99,15 +109,6 @@ def discard_unserved(association: Any) -> None:
         while True:
             _, message = association.dimse.msg_queue.get_nowait()
             _remove(getattr(message, "_dataset_file", None))
-
-
-def cut(association: Any) -> None:
-    """Close the connection under an association that does not end by itself: who reads from it hears the end."""
-    link = association.dul.socket
-    connection = link.socket if link is not None else None
-    if connection is not None:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _file_of(message: Any) -> Any:
@@ -123,147 +124,15 @@ def _remove(file: Any) -> None:
         os.unlink(file.name)
 
 
-_long_buffers = threading.BoundedSemaphore(_MOST_LONG_BUFFERS)
-
-
 def _sleep_ms(timeout_s: float | None) -> float:
     """Return how long a thread may sleep that must notice when `timeout_s` is over."""
     return min(_LONGEST_SLEEP_MS, 1000 * (timeout_s or 60.0) / _SLEEPS_PER_TIMEOUT)
 
 
-class BufferedSocket(AssociationSocket):
-    """A socket with a receive buffer of its own, so that a whole PDU is read at once."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.buffer = bytearray(_SMALL_BUFFER)
-        self.view = memoryview(self.buffer)
-        self.start = self.end = 0  # unread bytes
-        self._deadline = float("inf")
-        self._has_long_buffer = False
-
-    @property
-    def unread(self) -> int:
-        """Bytes that can be had without asking the kernel; poll does not see what TLS has decrypted already."""
-        waiting = self.socket.pending() if isinstance(self.socket, ssl.SSLSocket) else 0
-        return self.end - self.start + waiting
-
-    @property
-    def ready(self) -> bool:
-        """Whether something can be read without waiting. Not by select, which ends at descriptor 1023."""
-        if self.end > self.start:
-            return True
-        if self.socket is None or not self._is_connected:
-            return False
-        try:
-            poll = select.poll()
-            poll.register(self.socket, select.POLLIN)
-            return self.unread > 0 or bool(poll.poll(0))
-        except (OSError, ValueError):
-            self.event_queue.put("Evt17")  # transport connection closed, PS3.8 9.2
-            return False
-
-    def begin_pdu(self, length: int = 0) -> None:
-        """Give the peer the idle time for what comes, once more for every 128 KiB of it.
-
-        Each byte may come within the socket's own time-out, and a PDU still never end.
-        """
-        patience_s = self.socket.gettimeout() if self.socket is not None else None
-        if patience_s is not None:
-            self._deadline = time.monotonic() + patience_s * (1 + length // _PATIENCE_BYTES)
-
-    def grow(self) -> None:
-        """Make room for a dataset. Nothing may refer to the buffer."""
-        if len(self.buffer) > _SMALL_BUFFER:
-            return
-        self._has_long_buffer = _long_buffers.acquire(blocking=False)
-        buffer = bytearray(_BUFFER if self._has_long_buffer else _SHORT_BUFFER)
-        unread = self.end - self.start
-        buffer[:unread] = self.buffer[self.start : self.end]
-        self.buffer, self.view = buffer, memoryview(buffer)
-        self.start, self.end = 0, unread
-
-    def shrink(self) -> None:
-        """Give the room back: the association is over."""
-        if self._has_long_buffer:
-            self._has_long_buffer = False
-            _long_buffers.release()
-        self.buffer, self.view = bytearray(), memoryview(b"")
-        self.start = self.end = 0
-
-    def drain(self) -> None:
-        """Throw away some of what waits. The association is over; the library would read on for PDUs, for as long as
-        the peer sends, and a connection closed over unread bytes takes the abort before it along."""
-        self.start = self.end = 0
-        connection = self.socket
-        if connection is None:
-            return
-        with contextlib.suppress(OSError):
-            connection.settimeout(0)
-            for _ in range(_DRAINED_READS):
-                if not connection.recv_into(self.view):
-                    return
-
-    def receive_into(self, view: memoryview) -> int:
-        """Read what is there, at least a byte; 0 at the end of the stream.
-
-        Raises
-        ------
-        OSError
-            Also when the peer is silent, or slower than `begin_pdu` allows.
-        """
-        if self.socket is None:
-            raise ConnectionError("the connection was closed here")
-        count = self.socket.recv_into(view)
-        if time.monotonic() > self._deadline:
-            raise TimeoutError("the peer sends too slowly")
-        if _TCP_QUICKACK is not None:
-            # Re-armed after each read: a sender with Nagle's algorithm waits 40 ms for a delayed acknowledgement.
-            with contextlib.suppress(OSError):
-                self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
-        return count
-
-    def fill(self, need: int) -> bool:
-        """Have `need` unread bytes in the buffer; False at the end of the stream. Moves what is in the buffer."""
-        if self.start == self.end:
-            self.start = self.end = 0
-        elif self.start + need > len(self.buffer):
-            unread = self.end - self.start
-            self.buffer[:unread] = self.buffer[self.start : self.end]
-            self.start, self.end = 0, unread
-        while self.end - self.start < need:
-            count = self.receive_into(self.view[self.end :])
-            if not count:
-                return False
-            self.end += count
-        return True
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Return that many bytes, fewer at the end of the stream.
-
-        Raises
-        ------
-        OSError
-            Also for more than any command or association request takes.
-        """
-        if nr_bytes > _LONGEST_CONTROL:
-            raise ConnectionError(f"a PDU of {nr_bytes} bytes, at most {_LONGEST_CONTROL} expected")
-        if self.unread < nr_bytes:
-            self.begin_pdu(nr_bytes)
-        out = bytearray()
-        while len(out) < nr_bytes:
-            if self.start == self.end and not self.fill(1):
-                break
-            count = min(nr_bytes - len(out), self.end - self.start)
-            out += self.view[self.start : self.start + count]
-            self.start += count
-        return out
-
-
 class StreamDul(DULServiceProvider):
     """Waits in poll instead of sleeping, and writes dataset fragments straight to the file."""
 
-    def __init__(self, association: Association) -> None:
+    def __init__(self, association: Association, proposals: Proposals) -> None:
         super().__init__(association)
         self._run_loop_delay = 0
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -275,6 +144,11 @@ class StreamDul(DULServiceProvider):
         self.failed: set[str] = set()  # files that the disk did not take whole
         self._link: Any = None
         self._sleep_ms = 0.0
+        self._store: tuple[StoreRequest, StoreContext] | None = None  # whose dataset comes
+        self._stored_in: Any = None  # its file
+        self.is_serving = threading.Lock()  # held while an instance is kept
+        self._proposals = proposals
+        self.proposal: Proposal | None = None  # what the sender proposed, while nothing else is negotiated
 
     def run(self) -> None:
         """Run until the association is over, then give back what it held."""
@@ -299,8 +173,22 @@ class StreamDul(DULServiceProvider):
 
     def send_pdu(self, primitive: Any) -> None:
         """Queue it, and wake the thread that sends."""
-        super().send_pdu(primitive)
+        super().send_pdu(without_results(primitive, self.proposal))
         self._ring()
+
+    def _send(self, pdu: Any) -> None:
+        super()._send(with_results(pdu, self.proposal))
+
+    def _decode_pdu(self, bytestream: bytearray) -> Any:
+        if bytestream[0] != A_ASSOCIATE_RQ:
+            return super()._decode_pdu(bytestream)
+        data = bytes(bytestream)
+        evt.trigger(self.assoc, evt.EVT_DATA_RECV, {"data": data})
+        request = Request(self._proposals)
+        request.decode(data)
+        self.proposal = request.proposal
+        evt.trigger(self.assoc, evt.EVT_PDU_RECV, {"pdu": request})
+        return request, "Evt6"
 
     def kill_dul(self) -> None:
         """End, and wake the threads for it."""
@@ -380,7 +268,7 @@ class StreamDul(DULServiceProvider):
     def _pump(self) -> bool:
         """Read PDUs until a message is complete; False when the connection is gone."""
         link: Any = self.socket
-        self._file = _file_of(self.assoc.dimse.message)
+        self._file = self._stored_in if self._store is not None else _file_of(self.assoc.dimse.message)
         while True:
             self._idle_timer.restart()  # else a long object over a slow line would look like silence
             link.begin_pdu()
@@ -408,6 +296,8 @@ class StreamDul(DULServiceProvider):
                     data = bytes((control,)) + bytes(link.recv(length - 2))
                     if len(data) != length - 1:
                         return False
+                    if control & _LAST and self._begin_store(context, data[1:]):
+                        continue
                     self._hand_over(context, data)
                     done = self.assoc.dimse.message is None
                 elif self._file is None:
@@ -418,7 +308,10 @@ class StreamDul(DULServiceProvider):
                     return False
                 elif control & _LAST:
                     self._write_out()
-                    self._hand_over(context, _LAST_FRAGMENT)
+                    if self._store is not None:
+                        self._serve_store()
+                    else:
+                        self._hand_over(context, _LAST_FRAGMENT)
                     done = True
             if done:
                 return True
@@ -432,10 +325,69 @@ class StreamDul(DULServiceProvider):
             It is longer than any command set, or comes in the middle of a dataset.
         """
         message: Any = self.assoc.dimse.message
-        if message is not None and len(message.command_set):
+        if self._store is not None or (message is not None and len(message.command_set)):
             raise ValueError("a command before the dataset of the last has ended")
         if count + (0 if message is None else message.encoded_command_set.tell()) > _LONGEST_COMMAND:
             raise ValueError("a command too long")
+
+    def _begin_store(self, context_id: int, command: bytes) -> bool:
+        """Make the file of a C-STORE request; False for any other, and for one that pynetdicom must answer."""
+        association: Any = self.assoc
+        if association._server.answer_store is None or association.dimse.message is not None:
+            return False
+        found = read_store_request(command, context_id, association._accepted_cx)
+        if found is None:
+            return False
+        request, transfer_syntax = found
+        self._store = request, StoreContext(context_id, request.AffectedSOPClassUID, transfer_syntax)
+        self._file = self._stored_in = self._make_file(request, transfer_syntax)
+        return True
+
+    def _make_file(self, request: StoreRequest, transfer_syntax: str) -> Any:
+        file: Any = None
+        try:
+            descriptor, name = tempfile.mkstemp(suffix=".dcm")
+            file = open(descriptor, "wb", buffering=0)  # noqa: SIM115 closed when the dataset is whole, or never will be
+            file.name = name
+            _write_all(descriptor, [memoryview(part_10_head(request, transfer_syntax))])
+        except OSError as error:
+            log.error("file_not_made", reason=str(error.strerror))
+            _remove(file)
+            file = _Nowhere(f"not made for message {id(request):x}")
+            self.failed.add(file.name)
+        return file
+
+    def _serve_store(self) -> None:
+        """Have the instance kept and answer, in this thread: it reads nothing for this sender meanwhile anyway, and
+        handing over to another and back takes longer than a small image under load."""
+        assert self._store is not None
+        association: Any = self.assoc
+        (request, context), file = self._store, self._stored_in
+        self._store = self._stored_in = self._file = None
+        with self.is_serving:
+            try:
+                try:
+                    file.close()
+                except OSError as error:
+                    log.error("file_not_written", reason=str(error.strerror))
+                    self.failed.add(file.name)
+                answer = association._server.answer_store(StoreEvent(association, request, context, Path(file.name)))
+            finally:
+                _remove(file)
+        self._idle_timer.restart()
+        if association.is_aborted or self.socket is None:
+            return
+        most = association.requestor.maximum_length or 0
+        self.socket.send(write_store_response(request, context.context_id, answer.status, answer.comment, most))
+
+    def discard_unfinished(self) -> None:
+        """Remove the file of a dataset that will not become whole."""
+        file, self._stored_in, self._store = self._stored_in, None, None
+        _remove(file)
+
+    def idle_timer_expired(self) -> bool:
+        """Whether the peer was silent for too long; while it waits for our answer, it is not."""
+        return not self.is_serving.locked() and super().idle_timer_expired()
 
     def _have(self, link: Any, need: int) -> bool:
         if link.end - link.start >= need:
@@ -588,7 +540,9 @@ class StreamHandler(RequestHandler):
     def _create_association(self) -> Association:
         association: Any = super()._create_association()
         association.dimse = StreamDimse(association)
-        association.dul = StreamDul(association)
+        proposals = self.server.proposals  # type: ignore[attr-defined]
+        association.acse = RememberingAcse(association, proposals)
+        association.dul = StreamDul(association, proposals)
         association.dul.to_user_queue = _WakingQueue(association.dimse)
         association.set_socket(BufferedSocket(association, client_socket=self.request))
         # The timers live in the provider that was just replaced.

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from cxr_node.log import get_logger
 from cxr_node.receive.acceptor import make_intake
 from cxr_node.receive.intake import Intake
-from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.watch import CALLING_DROP, WatchedFolder
 from cxr_node.settings import Settings
 from cxr_node.work.files import instance_files
+from cxr_node.work.recorder import Recorder
 from storage import Database, InstanceFiles
 
 log = get_logger("receive")

@@ -79,6 +79,8 @@ EVENTS: dict[str, Row | str] = {
     "models_loaded": _alert(SOFTWARE_CONFIGURATION),
     "models_not_loaded": _alert(SOFTWARE_CONFIGURATION, SERIOUS),
     "model_changed": _alert(SOFTWARE_CONFIGURATION),
+    "monitor_alarm": "A.5.3 has no message for a statistic over many studies; log, metrics and Health tell of it",
+    "monitor_reset": "A.5.3 has no message for a statistic over many studies; the entry names who and why",
     "self_test_failed": _alert(SOFTWARE_CONFIGURATION, SERIOUS),
     "clock_set": _alert(SECURITY_CONFIGURATION, MINOR),
     # the trail
@@ -94,6 +96,7 @@ EVENTS: dict[str, Row | str] = {
     "backup_restored": Row(IMPORT, CREATE),
     # keys of encryption at rest
     "key_made": _alert(SECURITY_CONFIGURATION),
+    "key_removed": _alert(SECURITY_CONFIGURATION),
     "key_rotation_begun": _alert(SECURITY_CONFIGURATION),
     "key_rotation_ended": _alert(SECURITY_CONFIGURATION),
     # people

@@ -27,6 +27,7 @@ from cxr_node.upkeep.audit_trail import Keeper
 from cxr_node.upkeep.backup import back_up_and_prune, is_due, standing
 from cxr_node.upkeep.clock_set import MOST_AHEAD_S, ClockMinder
 from cxr_node.upkeep.drops import sweep_drops
+from cxr_node.upkeep.monitor import watch_models
 from cxr_node.upkeep.retention import delete_expired
 from cxr_node.upkeep.self_test import Interrupted, run_apart
 from cxr_node.upkeep.silence import watch_senders
@@ -68,6 +69,8 @@ FIRST_SELF_TEST_S = 30.0
 FIRST_RETENTION_S = 60.0
 ATTEMPTS = 3
 SENDERS_EVERY_S = 60.0
+MONITOR_EVERY_S = 600.0
+FIRST_MONITOR_S = 90.0
 BACKUP_KIND = "backup"
 BACKUP_LOOK_S = 300.0  # whether one is due; a node that is started anew every day has its backups too
 VERIFY_EVERY_S = 3600.0  # asked so often whether the day is over
@@ -113,6 +116,7 @@ class Upkeep:
             Task("retention", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.retention),
             Task("forget-orders", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_orders),
             Task("watch-senders", SENDERS_EVERY_S, SENDERS_EVERY_S, True, self.watch_senders),
+            Task("monitor", MONITOR_EVERY_S, FIRST_MONITOR_S, True, self.monitor),
             Task("forget-senders", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_senders),
             Task("forget-sign-ins", RETENTION_EVERY_S, FIRST_RETENTION_S, True, self.forget_sign_ins),
             Task("seal-audit-trail", self._settings.audit.seal_every_s, 1.0, False, self.audit_trail.seal),
@@ -200,6 +204,10 @@ class Upkeep:
     def watch_senders(self) -> None:
         """Note who has fallen silent, and who is heard again."""
         watch_senders(self._database, self._settings, now=utc_now())
+
+    def monitor(self) -> None:
+        """Take up what the models said and were shown since the last turn."""
+        watch_models(self._database, self._settings, now=utc_now())
 
     def forget_senders(self) -> None:
         """Forget associations, rejected callers and completed jobs past their retention, and processes that ended."""
@@ -364,6 +372,7 @@ def run_upkeep(settings: Settings, stop: threading.Event) -> None:
     scheduler = make_scheduler(upkeep)
     minder = ClockMinder(database, upkeep.doorbell, scheduler, topics=WORKED_TOPICS)
     upkeep.clock_ahead_s = lambda: minder.ahead_s
+    minder.look_at_start()
     threading.Thread(target=minder.run, args=(stop,), name="upkeep-clock", daemon=True).start()
     upkeep.audit_trail.note_start()
     scheduler.start()

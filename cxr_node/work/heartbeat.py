@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cxr_node.clock import utc_now
 from cxr_node.log import get_logger
+from cxr_node.work.pulse import pulsing
 from storage import Database, heartbeats
 from storage.errors import StorageError
 
@@ -63,7 +64,8 @@ def beating(
     thread = threading.Thread(target=beat, name=f"{stage}-heartbeat", daemon=True)
     thread.start()
     try:
-        yield wake.set
+        with pulsing(stage):
+            yield wake.set
     finally:
         stop.set()
         wake.set()

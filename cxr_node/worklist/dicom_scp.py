@@ -2,8 +2,7 @@
 
 import socketserver
 import threading
-import time
-from collections import deque
+from enum import Enum
 from typing import Any
 
 from pynetdicom import AE, _config, evt
@@ -17,12 +16,14 @@ from cxr_node.access import refusal_of
 from cxr_node.log import get_logger, told_by
 from cxr_node.settings import Settings
 from cxr_node.strangers import guards
-from cxr_node.tls import listener, shown_by
+from cxr_node.tls import Shown, listener, shown_by
+from cxr_node.work.recorder import Recorder
 from cxr_node.worklist.callers import rows_of
-from cxr_node.worklist.dicom_server import DicomServer
+from cxr_node.worklist.dicom_server import MOST_CONNECTIONS, DicomServer
 from cxr_node.worklist.find_scp import MODELS, FindScp
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.ups_scp import UpsScp
+from storage.callers import WORKLIST
 
 log = get_logger("worklist")
 
@@ -30,13 +31,17 @@ log = get_logger("worklist")
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 
-# PS3.8 9.3.4: rejected permanent, by the service user, calling AE title not recognized
-_CALLER_UNKNOWN = (0x01, 0x01, 0x03)
-
 IDLE_TIMEOUT_S = 60.0
 MAXIMUM_ASSOCIATIONS = 32
-AUDITED_PER_MINUTE = 30
 _POLL_S = 0.1
+
+
+class Refusal(Enum):
+    """Result, source and reason of an A-ASSOCIATE-RJ. Source: PS3.8 9.3.4."""
+
+    CALLING_AE_TITLE = (0x01, 0x01, 0x03)  # permanent, by the service user, not recognized
+    CALLED_AE_TITLE = (0x01, 0x01, 0x07)
+    LOCAL_LIMIT = (0x02, 0x03, 0x02)  # transient, by the service provider (presentation)
 
 
 class WorklistScp:
@@ -45,13 +50,12 @@ class WorklistScp:
     def __init__(self, settings: Settings, services: Services) -> None:
         self._settings = settings
         self._services = services
-        self._audited: deque[float] = deque()
-        self._audited_lock = threading.Lock()
+        self._recorder = Recorder(services.database, actor="worklist", listener=WORKLIST, now=services.now)
         self._find = FindScp(settings, services)
         self._ups = UpsScp(services)
         self._ae = AE(ae_title=settings.worklist.dicom_ae_title)
         self._ae.require_called_aet = True
-        self._ae.maximum_associations = MAXIMUM_ASSOCIATIONS
+        self._ae.maximum_associations = MOST_CONNECTIONS  # our own limit answers first; silent ones count here
         self._ae.network_timeout = IDLE_TIMEOUT_S
         self._callers = rows_of(settings.caller)
         self._server: Any = None
@@ -92,6 +96,7 @@ class WorklistScp:
                 (evt.EVT_N_ACTION, self._ups.act),
             ],
         )
+        self._server.tell_stranger = lambda address, reason: self._recorder.rejected("", "", address, "tls", reason)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}, name="worklist-scp", daemon=True
@@ -100,6 +105,7 @@ class WorklistScp:
 
     def stop(self, within_s: float = 2.0) -> None:
         """Stop listening and end open associations; one that hangs is left to the end of the process."""
+        self._recorder.close()
         if self._server is None:
             return
         thread = threading.Thread(target=self._end, name="worklist-scp-shutdown", daemon=True)
@@ -115,26 +121,31 @@ class WorklistScp:
 
     def _check_caller(self, event: Any) -> None:
         association = event.assoc
-        ae_title, address = str(association.requestor.primitive.calling_ae_title), str(association.requestor.address)
+        request = association.requestor.primitive
+        calling, called = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
+        address = str(association.requestor.address)
         link = association.dul.socket
         shown = None if link is None else shown_by(link.socket)
-        reason = refusal_of(self._callers, ae_title, address, None if shown is None else shown.identities)
-        if not reason:
+        refused = self._refusal(association, calling, called, address, shown)
+        if refused is None:
             return
-        told = {} if shown is None else {"certificate": str(shown)}
-        log.warning("caller_refused", address=address, reason=reason, **told)
-        association.acse.send_reject(*_CALLER_UNKNOWN)
+        refusal, reason = refused
+        certificate = "" if shown is None else str(shown)
+        told = {"certificate": certificate} if certificate else {}
+        self._server.seldom.warning("caller_refused", address=address, reason=reason, **told)
+        association.acse.send_reject(*refusal.value)
         association.kill()
-        if reason == "certificate":
-            self._audit(ae_title.strip(), {"reason": reason, "peer_address": address, **told})
+        self._recorder.rejected(calling, called, address, reason, certificate)
 
-    def _audit(self, ae_title: str, detail: dict[str, str]) -> None:
-        """Tell of a name that was used without its certificate; no more often than a minute may hold."""
-        now = time.monotonic()
-        with self._audited_lock:
-            while self._audited and now - self._audited[0] > 60:
-                self._audited.popleft()
-            if len(self._audited) >= AUDITED_PER_MINUTE:
-                return
-            self._audited.append(now)
-        self._services.audit.record("association_refused", actor=ae_title, **detail)
+    def _refusal(
+        self, association: Any, calling: str, called: str, address: str, shown: Shown | None
+    ) -> tuple[Refusal, str] | None:
+        """Decide; with a refusal goes its reason, in a word."""
+        if called != self._settings.worklist.dicom_ae_title.strip():
+            return Refusal.CALLED_AE_TITLE, "called_ae_title"
+        if unknown := refusal_of(self._callers, calling, address, None if shown is None else shown.identities):
+            return Refusal.CALLING_AE_TITLE, unknown
+        established = sum(item.is_established for item in self._server.active_associations if item is not association)
+        if established >= MAXIMUM_ASSOCIATIONS:
+            return Refusal.LOCAL_LIMIT, "maximum_associations"
+        return None

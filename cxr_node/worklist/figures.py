@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cxr_node.findings.monitoring.histogram import LARGE_SHIFT, SMALL_SHIFT, stability_index
 from storage.statistics import Comparison
 
 Z95 = 1.959964
@@ -11,9 +12,6 @@ BINS = 10
 # Below these a drift figure says more of chance than of the images.
 FEWEST_RECENT = 200
 FEWEST_BEFORE = 500
-# Customary limits of the index (N. Siddiqi, Credit Risk Scorecards, 2006).
-SMALL_SHIFT = 0.1
-LARGE_SHIFT = 0.25
 _CHI2_95_9 = 16.919  # 95 % point of chi-square with BINS - 1 degrees of freedom
 
 
@@ -54,7 +52,8 @@ def percentile(counts: Mapping[int, int], share: float) -> int | None:
 @dataclass(frozen=True)
 class Agreement:
     """How far two models agree. `kappa` is None where chance alone makes them agree always, or nothing was counted;
-    `correlation` where one of them always gives the same."""
+    `correlation` where one of them always gives the same. `rates_p` is how often models that flag equally many studies
+    differ by as many or more (McNemar's exact test); it says nothing of who is right."""
 
     agree: Proportion
     flagged_first: Proportion
@@ -63,6 +62,7 @@ class Agreement:
     kappa_low: float | None
     kappa_high: float | None
     correlation: float | None
+    rates_p: float | None = None
 
 
 def agreement(found: Comparison) -> Agreement:
@@ -81,7 +81,15 @@ def agreement(found: Comparison) -> Agreement:
         kappa_low=None if kappa is None or error is None else max(-1.0, kappa - Z95 * error),
         kappa_high=None if kappa is None or error is None else min(1.0, kappa + Z95 * error),
         correlation=_correlation(found),
+        rates_p=mcnemar(found.only_first, found.only_second) if n else None,
     )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p of McNemar's exact test from the pairs that differ (Q. McNemar, Psychometrika 1947)."""
+    pairs = only_first + only_second
+    tail = sum(math.comb(pairs, fewer) for fewer in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * (tail / 2**pairs))
 
 
 def _kappa(found: Comparison) -> tuple[float | None, float | None]:
@@ -148,12 +156,7 @@ def drift(before: Mapping[int, int], recent: Mapping[int, int]) -> Drift:
         return Drift(n_recent, n_before, None, None)
     edges = _edges(before, n_before)
     was, now = _binned(before, edges), _binned(recent, edges)
-    total = 0.0
-    for b, r in zip(was, now, strict=True):
-        share_b = (b + 0.5) / (n_before + 0.5 * len(was))
-        share_r = (r + 0.5) / (n_recent + 0.5 * len(was))
-        total += (share_r - share_b) * math.log(share_r / share_b)
-    return Drift(n_recent, n_before, total, _CHI2_95_9 * (1 / n_recent + 1 / n_before))
+    return Drift(n_recent, n_before, stability_index(was, now), _CHI2_95_9 * (1 / n_recent + 1 / n_before))
 
 
 def _edges(counts: Mapping[int, int], total: int) -> list[int]:

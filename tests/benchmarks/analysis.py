@@ -26,8 +26,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import DigitalXRayImageStorageForPresentation
-
 from cxr_node import __version__
 from cxr_node.analyze.models import Models
 from cxr_node.analyze.readers import Readers, reader_count
@@ -37,8 +35,9 @@ from cxr_node.log import configure_logging
 from cxr_node.reporting import device_for
 from cxr_node.settings import Settings
 from cxr_node.work import Worker
-from storage import Database, Doorbell, InstanceFiles, instances, jobs, studies
+from storage import Database, Doorbell, InstanceFiles, studies
 from tests.benchmarks.drawn import SYNTAXES, copied, draw, encode, numbered, study_uid
+from tests.benchmarks.filled import add_received
 
 MEASURED = ("raw", "j2k", "j2k-lossy", "jpeg-ls", "jpeg-lossless")
 ROWS, COLUMNS = 3000, 2500
@@ -109,25 +108,7 @@ def fill(database: Database, files: InstanceFiles, data: bytes, numbers: range, 
         location = files.keep(temporary, sop, 0)
         at = utc_now()
         with database.begin() as connection:
-            instances.add(
-                connection,
-                sop_instance_uid=sop,
-                series_instance_uid=numbered(number, 1),
-                study_instance_uid=study_uid(number),
-                sop_class_uid=DigitalXRayImageStorageForPresentation,
-                transfer_syntax_uid=syntax,
-                variant=0,
-                size=len(data),
-                location=location,
-                calling_ae_title="BENCH",
-                called_ae_title="CXR_NODE",
-                peer_address="127.0.0.1",
-                association_id=str(number),
-                received_at=at,
-            )
-            context = studies.PatientContext(patient_id=f"P{number}", ordered_priority="ROUTINE")
-            studies.touch(connection, study_uid(number), context, ordered_rank=1, calling_ae_title="BENCH", now=at)
-            jobs.schedule(connection, "analyze", study_uid(number), run_at=at, now=at)
+            add_received(connection, number, location=location, size=len(data), syntax=syntax, at=at)
 
 
 def run(

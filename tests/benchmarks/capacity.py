@@ -1,8 +1,8 @@
 """From measured times to a fleet: `python -m tests.benchmarks.capacity FILE … [--studies-a-day 1000000]`.
 
-FILE holds the last line of JSON of `tests.benchmarks.queue` and of `tests.benchmarks.scale`. Printed are the workers of
-each stage with which 95 of 100 studies of the peak hour begin in time, what the database and the store must carry
-beside what was measured, and every assumption. The model is in `tests.benchmarks.queueing`.
+FILE is what `tests.benchmarks.record` kept of `queue` and of `scale` (.json), or what they printed. Printed are the
+workers of each stage with which 95 of 100 studies of the peak hour begin in time, what the database and the store must
+carry beside what was measured, and every assumption. The model is in `tests.benchmarks.queueing`.
 """
 
 import argparse
@@ -181,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _documents(files: Iterable[Path]) -> list[dict[str, Any]]:
     found = []
     for file in files:
+        if file.suffix == ".json":  # as `record` keeps it
+            found.append(json.loads(file.read_text())["result"])
+            continue
         lines = [line for line in file.read_text().splitlines() if line.startswith('{"benchmark"')]
         if not lines:
             raise SystemExit(f"{file}: expected a line of JSON of a benchmark, found none")

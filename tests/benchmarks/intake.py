@@ -1,9 +1,11 @@
-"""C-STORE intake beside its peers: `python -m tests.benchmarks.intake [--quick] [--rounds 3] [--instances 16]`.
+"""C-STORE intake beside its peers: `python -m tests.benchmarks.intake [--quick] [--rounds 3] [--instances 40]`.
 
 The sender is DCMTK's storescu with TCP_NODELAY=1 and socket buffers of 1 MiB (its defaults stall 40 ms an object), one
 process for each association, on the same machine. Every round runs all receivers in random order, so that a machine
 that slows down slows all; figures are medians over rounds of the whole time from the first storescu's start to the last
-one's end, its own start included. CPU is that of the receiver's processes, for 1 GB received.
+one's end, its own start included. What of that is the senders' is the row `senders alone`: the same senders, and
+storescp told to keep nothing (--ignore). It is in every row alike, so ratios between rows are nearer to 1 than those of
+the receivers' own work. CPU is that of the receiver's processes, for 1 GB received.
 
 The node makes file, folder, rows and job durable before each Success. Orthanc runs with SyncStorageArea and its SQLite
 index. storescp and pynetdicom's application make nothing durable; with +B storescp does not look into what it writes.
@@ -42,6 +44,7 @@ from tests.builders import in_transfer_syntax, make_radiograph_dataset, to_part_
 
 OPTIONS = {"raw": "-xe", "j2k": "-xv"}
 
+ALONE = "senders alone"
 RECEIVERS = [
     Receiver("cxr-node, 1 process", node(1)),
     Receiver("cxr-node, 2 processes", node(2)),
@@ -50,8 +53,9 @@ RECEIVERS = [
     Receiver("storescp --fork", storescp("--fork"), "storescp"),
     Receiver("storescp --fork, tuned", storescp("--fork", "+B", "-pdu", "131072"), "storescp", TUNED),
     Receiver("pynetdicom storescp", pynetdicom_app),
+    Receiver(ALONE, storescp("--fork", "--ignore", "-pdu", "131072"), "storescp", TUNED),
 ]
-QUICK = ("cxr-node, 1 process", "Orthanc, synced", "storescp --fork", "storescp --fork, tuned")
+QUICK = ("cxr-node, 1 process", "Orthanc, synced", "storescp --fork", "storescp --fork, tuned", ALONE)
 BASE = RECEIVERS[0].name
 
 
@@ -109,7 +113,7 @@ def main() -> None:
     """Run and print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--instances", type=int, default=16, help="of each kind; shared out among the associations")
+    parser.add_argument("--instances", type=int, default=40, help="of each kind; shared out among the associations")
     parser.add_argument("--associations", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--quick", action="store_true", help="one round, fewer receivers, 4 associations")
     arguments = parser.parse_args()

@@ -3,9 +3,9 @@
 - enqueue, claim, settle: operations a second, each a transaction of its own, by 1 and by 4 threads; databases in random
   order, several rounds, medians;
 - enqueue -> begun: from the commit that scheduled a job to its handler, in another process: on the same host (sockets)
-  and, with PostgreSQL, on another host (LISTEN/NOTIFY; a run folder of its own), 1 job at a time;
-- model: workers whose handler waits a drawn time, studies at random, at a known utilisation: the measured wait beside
-  what the model of `capacity` says.
+  and, with PostgreSQL, on another host (LISTEN/NOTIFY; a run folder of its own), 1 job at a time.
+
+How long jobs wait that come at random is `tests.benchmarks.scale`'s.
 """
 
 import argparse
@@ -17,32 +17,25 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cxr_node.log import configure_logging
-from cxr_node.work import Worker
 from storage import Database, Doorbell, jobs
 from storage.jobs import Job
-from tests.benchmarks.queueing import (
-    Queue,
-    Service,
-    lognormal,
-    mean_wait_s,
-    quantile_of,
-    service_of,
-    wait_quantile_s,
-)
+from tests.benchmarks.queueing import quantile_of
 from tests.benchmarks.receivers import machine
 from tests.benchmarks.servers import postgresql
 
 _LISTENER = """
 import sys, threading, time
 from pathlib import Path
+from cxr_node.log import configure_logging
 from cxr_node.work import Worker
 from storage import Database, Doorbell
+configure_logging("error", "bench")
 database = Database(sys.argv[1])
 stop = threading.Event()
 
@@ -131,84 +124,12 @@ def latency_s(database: Database, ringer: Path, listener: Path, number: int) -> 
         process.wait(20)
 
 
-def held_against_model(
-    database: Database, folder: Path, *, workers: int, utilisation: float, service: Service, number: int
-) -> dict[str, Any]:
-    """Return measured and modelled waits of jobs that come at random; a service includes claim and settle."""
-    rng, stop = random.Random(5), threading.Event()
-    times, lock = lognormal(service, rng), threading.Lock()
-    due: dict[str, float] = {}
-    waits: list[float] = []
-    served: list[float] = []
-
-    def handle(claimed: Any) -> Iterator[tuple[Job, Any]]:
-        begun = time.time()
-        for job in claimed:
-            with lock:
-                waits.append(begun - due[job.key])
-                wait_s = next(times)
-            time.sleep(wait_s)
-            yield job, lambda connection: None
-
-    class Timed(Worker):
-        def run_once(self) -> int:
-            started = time.perf_counter()
-            done = super().run_once()
-            if done:
-                with lock:
-                    served.append(time.perf_counter() - started)
-            return done
-
-    doorbell = Doorbell(folder / "run", database)
-    threads = [
-        threading.Thread(
-            target=Timed(database, doorbell, ("model",), "model", handle, f"model:{index}:").run, args=(stop,)
-        )
-        for index in range(workers)
-    ]
-    for thread in threads:
-        thread.start()
-    rate = utilisation * workers / service.mean_s
-    at = time.time()
-    for index in range(number):
-        at += rng.expovariate(rate)
-        time.sleep(max(0.0, at - time.time()))
-        key = f"{time.time_ns()}-{index}"
-        with lock:
-            due[key] = time.time()
-        with database.begin() as connection:
-            jobs.schedule(connection, "model", key, run_at=_now(), now=_now())
-        doorbell.ring("model")
-    deadline = time.monotonic() + 60
-    while len(served) < number and time.monotonic() < deadline:
-        time.sleep(0.05)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    times_ = sorted(due.values())
-    real = Queue((number - 1) / (times_[-1] - times_[0]), service_of(served), workers)
-    return {
-        "what": "model",
-        "database": database.dialect,
-        "workers": workers,
-        "jobs": number,
-        "rate": round(real.rate, 2),
-        "service_ms": round(1000 * real.service.mean_s, 1),
-        "scv": round(real.service.scv, 3),
-        "utilisation": round(real.utilisation, 3),
-        "measured_mean_ms": round(1000 * statistics.mean(waits), 1),
-        "model_mean_ms": round(1000 * mean_wait_s(real), 1),
-        "measured_p95_ms": round(1000 * quantile_of(waits, 0.95), 1),
-        "model_p95_ms": round(1000 * wait_quantile_s(real, 0.95), 1),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and jobs")
     quick = parser.parse_args().quick
     configure_logging("error", "bench")
-    number, rounds, asked, modelled = (60, 2, 30, 200) if quick else (500, 5, 300, 3000)
+    number, rounds, asked = (60, 2, 30) if quick else (500, 5, 300)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, postgresql() as url:
         folder = Path(name)
@@ -240,21 +161,6 @@ def main() -> None:
                 }
             )
             print(f"{kind:11} {where:14} {p50:8.1f} {p95:9.1f} {max(values):9.1f}")
-        print("\nutilisation  workers   mean ms: measured   model    p95 ms: measured   model")
-        for utilisation in (0.5,) if quick else (0.5, 0.7):
-            row = held_against_model(
-                opened["postgresql"],
-                folder,
-                workers=3,
-                utilisation=utilisation,
-                service=Service(0.1, 0.5),
-                number=modelled,
-            )
-            rows.append(row)
-            print(
-                f"{row['utilisation']:11.2f} {row['workers']:8} {row['measured_mean_ms']:19.1f}"
-                f" {row['model_mean_ms']:7.1f} {row['measured_p95_ms']:19.1f} {row['model_p95_ms']:7.1f}"
-            )
         for database in opened.values():
             database.dispose()
     print(json.dumps({"benchmark": "queue", "quick": quick, "rows": rows, "machine": machine()}))

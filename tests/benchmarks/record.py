@@ -2,6 +2,7 @@
 
 The table goes to the screen; the last line of JSON, with command, day, commit and machine, into
 `regulatory/evidence/NAME.json`, from which `python -m regulatory.service` makes the tables of the regulatory file.
+`python -m tests.benchmarks.record all` runs one after the other, which takes hours on a machine that does nothing else.
 """
 
 import json
@@ -15,15 +16,44 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "regulatory" / "evidence"
 ELSEWHERE = {"fuzz": "tests.fuzz.run"}
+# In this order: the last ones take longest, and `capacity` reads what two before it measured.
+ALL: dict[str, tuple[str, ...]] = {
+    "start": (),
+    "intake": (),
+    "intake_memory": (),
+    "large_study": (),
+    "analysis": (),
+    "sustained": (),
+    "notify": (),
+    "decode": (),
+    "inference": (),
+    "stored": (),
+    "worklist": (),
+    "audit_chain": (),
+    "queue": (),
+    "scale": (),
+    "capacity": ("regulatory/evidence/queue.json", "regulatory/evidence/scale.json"),
+    "fuzz": (),
+    "soak": (),
+}
 
 
 def main() -> int:
-    """Run, keep, and return the benchmark's own exit status."""
+    """Run one or all, and return the benchmark's own exit status, or that of the first that failed."""
     if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     name, *arguments = sys.argv[1:]
+    if name != "all":
+        return record(name, arguments or list(ALL.get(name, ())))
+    statuses = [record(name, list(arguments)) for name, arguments in ALL.items()]
+    return next((status for status in statuses if status), 0)
+
+
+def record(name: str, arguments: list[str]) -> int:
+    """Run a benchmark, keep what it measured, and return its exit status."""
     module = ELSEWHERE.get(name, f"tests.benchmarks.{name}")
+    print(f"== {' '.join([module, *arguments])}", flush=True)
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -44,7 +74,7 @@ def main() -> int:
         "command": " ".join(["python -m", module, *arguments]),
         "measured_on": datetime.now(UTC).date().isoformat(),
         "commit": _said("git", "rev-parse", "--short", "HEAD"),
-        "changed_since": bool(_said("git", "status", "--porcelain", "--untracked-files=no")),
+        "changed_since": _has_changed(),
         "machine": _machine(),
         "exit_status": status,
         "result": result,
@@ -54,6 +84,12 @@ def main() -> int:
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(f"kept in {path.relative_to(ROOT)}")
     return status
+
+
+def _has_changed() -> bool:
+    """Whether the product or its tests differ from the commit that is named; what was just measured does not count."""
+    changed = _said("git", "status", "--porcelain", "--untracked-files=no", "--", "cxr_node", "storage", "tests")
+    return bool(changed)
 
 
 def _said(*command: str) -> str:

@@ -2,7 +2,9 @@
 
 - waiting: worker processes whose handler waits 100 ms, as it would for a GPU or a slow PACS: jobs a second by 1, 2, 3
   and more processes, and how much of linear that is;
-- analysis: `analyze` processes on drawn radiographs (1024 x 1024, 12 bits), each a host with its own data folder;
+- analysis: `analyze` on drawn radiographs (1024 x 1024, 12 bits), each a host of one core with its own data folder;
+- model: jobs that come at random to two and four of the waiting processes, and how long they waited, held against the
+  formulas and against the same arrivals in a queue that costs nothing (`tests.benchmarks.queueing`);
 - service: what one receive, analyze and deliver takes for one image or study, from the lines of their logs (deliver to
   DCMTK's storescp), with one process of each and nothing beside it;
 - transactions: of the database for one study, from image to delivered report;
@@ -14,7 +16,9 @@ analysis can gain only up to the cores that are left.
 
 import argparse
 import contextlib
+import heapq
 import json
+import os
 import random
 import shutil
 import statistics
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +39,7 @@ from sqlalchemy import event, func, select, text, update
 from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.log import configure_logging
 from storage import Database, Doorbell, jobs, tables
-from tests.benchmarks.queueing import service_of
+from tests.benchmarks.queueing import Queue, Service, mean_wait_s, quantile_of, service_of, wait_quantile_s
 from tests.benchmarks.receivers import machine
 from tests.benchmarks.servers import postgresql
 from tests.system.conftest import free_port, wait_until
@@ -50,7 +55,8 @@ database, stop = Database(sys.argv[1]), threading.Event()
 
 def handle(claimed):
     for job in claimed:
-        time.sleep(float(sys.argv[3]))
+        print(job.key, time.time(), flush=True)
+        time.sleep(float(job.key.rpartition(":")[2]))
         yield job, lambda connection: None
 
 print("ready", flush=True)
@@ -59,36 +65,95 @@ folder = Path(sys.argv[2])
 Worker(database, Doorbell(folder, database), ("wait",), "wait", handle, f"wait:{folder.name}:").run(stop)
 """
 WAIT_S = 0.1
+BUSY = 0.75  # of the workers' time while jobs come at random
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def waiting(database: Database, folder: Path, processes: int, each: int) -> float:
-    """Return jobs a second of so many processes, `each` jobs for each of them."""
+@contextlib.contextmanager
+def waiters(database: Database, folder: Path, processes: int, begun: dict[str, float]) -> Iterator[None]:
+    """Run so many processes whose jobs wait as long as their key ends with; `begun` is filled once they have ended."""
     commands = [
-        [sys.executable, "-c", _WAITER, database.url, str(folder / f"host{number}"), str(WAIT_S)]
-        for number in range(processes)
+        [sys.executable, "-c", _WAITER, database.url, str(folder / f"host{number}")] for number in range(processes)
     ]
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
     ]
+    readers = ThreadPoolExecutor(processes)
     try:
         for process in running:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-        number, mark, now = processes * each, time.time_ns(), datetime.now(UTC)
-        with database.begin() as connection:
-            for index in range(number):
-                jobs.schedule(connection, "wait", f"{mark}-{index}", run_at=now, now=now)
-        started = time.monotonic()
-        Doorbell(folder / "run", database).ring("wait")
-        wait_until(lambda: _open(database, "wait") == 0, 300, "all done", every_s=0.01)
-        return number / (time.monotonic() - started)
+        told = [readers.submit(process.stdout.read) for process in running if process.stdout]
+        yield
     finally:
         for process in running:
             assert process.stdin is not None
             process.stdin.close()
         for process in running:
             process.wait(20)
+        readers.shutdown()
+    for lines in told:
+        begun.update((key, float(at)) for key, at in (line.split() for line in lines.result().splitlines()))
+
+
+def waiting(database: Database, folder: Path, processes: int, each: int) -> float:
+    """Return jobs a second of so many processes, `each` jobs for each of them."""
+    with waiters(database, folder, processes, {}):
+        number, mark, now = processes * each, time.time_ns(), datetime.now(UTC)
+        with database.begin() as connection:
+            for index in range(number):
+                jobs.schedule(connection, "wait", f"{mark}-{index}:{WAIT_S}", run_at=now, now=now)
+        started = time.monotonic()
+        Doorbell(folder / "run", database).ring("wait")
+        wait_until(lambda: _open(database, "wait") == 0, 300, "all done", every_s=0.01)
+        return number / (time.monotonic() - started)
+
+
+def held_against_the_model(
+    database: Database, folder: Path, processes: int, one_per_s: float, scv: float, count: int
+) -> dict[str, Any]:
+    """Let jobs come at random, and hold the waits that were seen against the model's.
+
+    Service times are drawn as the model has them, constant or exponential; what claiming and settling takes, known
+    from the rate of one process, is added to each. `same_arrivals_ms` is a queue without any other cost that is given
+    the very same jobs: with it the luck of the draw is told apart from what the model leaves out.
+    """
+    rng, beside = random.Random(5), 1.0 / one_per_s - WAIT_S
+    rate = BUSY * processes * one_per_s
+    mark, due, spent = time.time_ns(), {}, {}
+    begun: dict[str, float] = {}
+    with waiters(database, folder, processes, begun):
+        doorbell, next_at = Doorbell(folder / "run", database), time.time()
+        for index in range(count):
+            next_at += rng.expovariate(rate)
+            seconds = WAIT_S if scv == 0 else rng.expovariate(1.0 / WAIT_S)
+            time.sleep(max(0.0, next_at - time.time()))
+            key, now = f"{mark}-{index}:{seconds:.6f}", datetime.now(UTC)
+            with database.begin() as connection:
+                jobs.schedule(connection, "wait", key, run_at=now, now=now)
+            doorbell.ring("wait")
+            due[key], spent[key] = now.timestamp(), seconds + beside
+        wait_until(lambda: _open(database, "wait") == 0, 300, "all done", every_s=0.05)
+    seen = [begun[key] - due[key] for key in due]
+    free, ideal = [0.0] * processes, []
+    for key in due:
+        start = max(due[key], heapq.heappop(free))
+        heapq.heappush(free, start + spent[key])
+        ideal.append(start - due[key])
+    mean_s = WAIT_S + beside
+    queue = Queue(rate, Service(mean_s, scv * (WAIT_S / mean_s) ** 2), processes)
+    return {
+        "what": "model",
+        "processes": processes,
+        "jobs": count,
+        "utilisation": round(queue.utilisation, 2),
+        "scv": round(queue.service.scv, 2),
+        "seen_mean_ms": round(1000 * statistics.fmean(seen), 1),
+        "same_arrivals_ms": round(1000 * statistics.fmean(ideal), 1),
+        "formula_mean_ms": round(1000 * mean_wait_s(queue), 1),
+        "seen_p95_ms": round(1000 * quantile_of(seen, 0.95), 1),
+        "formula_p95_ms": round(1000 * wait_quantile_s(queue, 0.95), 1),
+    }
 
 
 def _open(database: Database, kind: str) -> int:
@@ -112,8 +177,9 @@ class Fleet:
         self._template = phantom_dataset(datetime.now(UTC), np.random.default_rng(1), opacity=1.0, accession_number="S")
 
     @contextlib.contextmanager
-    def running(self, *stages: str) -> Iterator[list[Path]]:
-        """Run stages, each on a host of its own; yield their logs once all serve."""
+    def running(self, *stages: str, cores: Sequence[int] = ()) -> Iterator[list[Path]]:
+        """Run stages, each on a host of its own, with one of `cores` to each in turn; yield their logs once all
+        serve."""
         processes: list[subprocess.Popen[bytes]] = []
         logs: list[Path] = []
         try:
@@ -126,6 +192,8 @@ class Fleet:
                 logs.append(host / "log")
                 with logs[-1].open("wb") as log:
                     command = [sys.executable, "-m", "cxr_node", "--config", str(host / "node.toml"), stage]
+                    if cores:  # to all that this process starts
+                        command = ["taskset", "--cpu-list", str(cores[number % len(cores)]), *command]
                     processes.append(subprocess.Popen(command, stdout=log, stderr=log))
             for stage, log, process in zip(stages, logs, processes, strict=True):
                 ready = f'"{"analyze" if stage == "serve" else stage}_ready"'.encode()
@@ -228,7 +296,7 @@ def analysis(fleet: Fleet, processes: int, studies: int) -> tuple[float, list[fl
     with fleet.running("receive"):
         fleet.send(studies)
     fleet.hold("analyze")
-    with fleet.running(*["analyze"] * processes) as logs:
+    with fleet.running(*["analyze"] * processes, cores=sorted(os.sched_getaffinity(0))) as logs:
         return studies / fleet.release("analyze", "analyze"), settled_s(logs, "analyze")
 
 
@@ -303,6 +371,11 @@ def main() -> None:
                 share = rate / (number * one)
                 rows.append({"what": mix, "processes": number, "per_s": round(rate, 2), "of_linear": round(share, 2)})
                 print(f"{mix:10} {number:9} {rate:8.2f} {share:11.2f}")
+        one = statistics.median(waited[1])
+        for number, scv in ((2, 0.0), (2, 1.0), (4, 0.0), (4, 1.0)):
+            row = held_against_the_model(database, folder, number, one, scv, each * 4)
+            rows.append(row)
+            print(", ".join(f"{key} {value}" for key, value in row.items()))
         for row in _services(fleet, studies):
             rows.append(row)
             print(", ".join(f"{key} {value}" for key, value in row.items()))

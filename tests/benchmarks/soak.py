@@ -1,7 +1,8 @@
 """A node under mixed load for a while: `python -m tests.benchmarks.soak [--minutes 60] [--rate 1]`.
 
 Studies (drawn phantoms) come at a steady rate, a few of them cut off in the middle; load balancers knock without a
-word, worklists ask, pages are opened, results leave into a folder. Every ten seconds resident memory, descriptors and
+word, worklists ask, pages are opened, results leave into a folder, and a study is read a minute after it came, so that
+the list stays as long as it is on a working day. Every ten seconds resident memory, descriptors and
 threads of every process of the node are read. Flat means: the line fitted over the second half of the time rises by
 less than a tenth of the value in an hour, or by less than 8 MB in all. At the end: nothing acknowledged is missing,
 nothing waits.
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +30,13 @@ from pynetdicom.sop_class import ModalityWorklistInformationFind, UnifiedProcedu
 from cxr_node.cli.phantom import phantom_dataset
 from cxr_node.clock import utc_now
 from cxr_node.requestor import associate
+from storage import Database, studies
 from tests.cxr_node.receive import wire
 from tests.system.conftest import Node, get_json, wait_until
 
 EVERY_S = 10.0
 LEAST_RISE_MB = 8.0
+READ_AFTER_S = 60.0
 STAGES = ("receive", "analyze", "deliver", "worklist", "upkeep")
 
 
@@ -116,6 +119,20 @@ def _readers(node: Node, stop: threading.Event) -> None:
                 association.release()
 
 
+def _radiologists(node: Node, stop: threading.Event, acknowledged: list[str]) -> None:
+    """What their reading systems tell the node over UPS or HL7 ends in these rows."""
+    database = Database(f"sqlite:///{node.folder / 'data' / 'cxr-node.db'}")
+    done, waiting = 0, deque[tuple[float, str]]()
+    while not stop.wait(2.0):
+        now = time.monotonic()
+        waiting.extend((now, uid) for uid in acknowledged[done:])
+        done = len(acknowledged)
+        with database.begin() as connection:
+            while waiting and now - waiting[0][0] > READ_AFTER_S:
+                studies.mark_read(connection, waiting.popleft()[1], utc_now())
+    database.dispose()
+
+
 def main() -> int:
     """Run and print a table, then one line of JSON; the exit status is 1 where something grew or was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,6 +157,7 @@ def main() -> int:
             threading.Thread(target=_senders, args=(node, arguments.rate, stop, acknowledged)),
             threading.Thread(target=_strangers, args=(node, stop)),
             threading.Thread(target=_readers, args=(node, stop)),
+            threading.Thread(target=_radiologists, args=(node, stop, acknowledged)),
         ]
         try:
             for worker in workers:

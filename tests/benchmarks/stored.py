@@ -24,9 +24,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from pydicom.uid import ExplicitVRLittleEndian
 
 from cxr_node.analyze.analyzer import Analyzer
 from cxr_node.analyze.stage import AnalyzeStage
@@ -38,11 +36,12 @@ from cxr_node.settings import Settings
 from cxr_node.work import Worker
 from cxr_node.worklist.dicom_scp import WorklistScp
 from cxr_node.worklist.services import make_services
-from storage import Database, Doorbell, InstanceFiles, instances, jobs, studies
+from storage import Database, Doorbell, InstanceFiles
 from storage.tables import jobs as jobs_table
 from tests.benchmarks import worklist as filled
 from tests.benchmarks.analysis import machine
 from tests.benchmarks.drawn import copied, draw, numbered, study_uid
+from tests.benchmarks.filled import add_received, made_database
 from tests.builders import to_part_10
 from tests.cxr_node.worklist.ups_peer import Client
 
@@ -120,7 +119,7 @@ class Site:
         temporary = self.files.new_temporary()
         temporary.write_bytes(copied(data, number))
         location = self.files.keep(temporary, sop, 0)
-        timed("receive: commit", lambda: self._receive(sop, location, number, at))
+        timed("receive: commit", lambda: self._receive(location, number, at))
         claimed = timed("claim", lambda: self.worker._claim(1))
         assert [job.key for job in claimed] == [study_uid(number)]
         # Up to the settlement: the study's rows are read, its image is prepared, its report is on the disk.
@@ -141,27 +140,9 @@ class Site:
         assert found is not None
         return taken
 
-    def _receive(self, sop: str, location: str, number: int, at: datetime) -> None:
+    def _receive(self, location: str, number: int, at: datetime) -> None:
         with self.database.begin() as connection:
-            instances.add(
-                connection,
-                sop_instance_uid=sop,
-                series_instance_uid=numbered(number, 1),
-                study_instance_uid=study_uid(number),
-                sop_class_uid=DigitalXRayImageStorageForPresentation,
-                transfer_syntax_uid=ExplicitVRLittleEndian,
-                variant=0,
-                size=1,
-                location=location,
-                calling_ae_title="BENCH",
-                called_ae_title="CXR_NODE",
-                peer_address="127.0.0.1",
-                association_id=str(number),
-                received_at=at,
-            )
-            context = studies.PatientContext(patient_id=f"P{number}", ordered_priority="ROUTINE")
-            studies.touch(connection, study_uid(number), context, ordered_rank=1, calling_ae_title="BENCH", now=at)
-            jobs.schedule(connection, "analyze", study_uid(number), run_at=at, now=at)
+            add_received(connection, number, location=location, size=1, syntax=ExplicitVRLittleEndian, at=at)
 
 
 def fill_jobs(database: Database, total: int) -> None:
@@ -191,26 +172,11 @@ def fill_jobs(database: Database, total: int) -> None:
 
 
 def _database(folder: Path, server: str, total: int) -> str:
-    folder.mkdir(parents=True)
-    (folder / "var").mkdir()
-    url = f"sqlite:///{folder}/var/cxr-node.db"
-    if server:
-        base = f"stored_bench_{total}"
-        admin = create_engine(make_url(server).set(database="postgres"), isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE IF EXISTS {base}"))
-            connection.execute(text(f"CREATE DATABASE {base}"))
-        admin.dispose()
-        url = make_url(server).set(database=base).render_as_string(hide_password=False)
-    database = Database(url)
-    database.migrate()
-    filled.fill(database, total, min(total, LISTED))
-    fill_jobs(database, total)
-    if server:
-        with create_engine(make_url(database.url), isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.execute(text("VACUUM ANALYZE"))
-    database.dispose()
-    return url
+    def fill(database: Database) -> None:
+        filled.fill(database, total, min(total, LISTED))
+        fill_jobs(database, total)
+
+    return made_database(folder, server, f"stored_bench_{total}", fill)
 
 
 def main() -> None:

@@ -25,8 +25,6 @@ from typing import Any
 
 import httpx
 import uvicorn
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from cxr_node.settings import Settings
 from cxr_node.worklist.services import make_services
@@ -34,6 +32,7 @@ from cxr_node.worklist.web.app import create_app
 from storage import Database
 from storage.folding import searched
 from storage.tables import deliveries, instances, results, studies
+from tests.benchmarks.filled import made_database
 from tests.conftest import ROOT
 from tests.system.conftest import free_port
 
@@ -202,28 +201,6 @@ def _server(folder: Path, url: str) -> Iterator[str]:
         process.wait()
 
 
-def _database(folder: Path, server: str, name: str, sizes: tuple[int, int]) -> str:
-    """Return the address of a new database with so many studies."""
-    (folder / "var").mkdir(parents=True)
-    url = f"sqlite:///{folder}/var/cxr-node.db"
-    if server:
-        base = f"worklist_bench_{name}"
-        admin = create_engine(make_url(server).set(database="postgres"), isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE IF EXISTS {base}"))
-            connection.execute(text(f"CREATE DATABASE {base}"))
-        admin.dispose()
-        url = make_url(server).set(database=base).render_as_string(hide_password=False)
-    database = Database(url)
-    database.migrate()
-    fill(database, *sizes)
-    if server:
-        with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.execute(text("VACUUM ANALYZE"))
-    database.dispose()
-    return url
-
-
 def _percentile(times: list[float], share: float) -> float:
     return statistics.quantiles(times, n=100, method="inclusive")[round(share * 100) - 1]
 
@@ -274,7 +251,8 @@ def main() -> None:
         addresses = {}
         for place, (name, sizes) in enumerate(SIZES.items()):
             folder = root / str(place)
-            url = _database(folder, given.database, str(place), sizes)
+            base = f"worklist_bench_{place}"
+            url = made_database(folder, given.database, base, lambda database, sizes=sizes: fill(database, *sizes))
             server = _server(folder, url)
             addresses[name] = server.__enter__()
             servers.append(server)

@@ -11,13 +11,28 @@ from pathlib import Path
 
 import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import update
 
 from cxr_node.clock import ClockWatch
-from cxr_node.settings import Settings
+from cxr_node.deliver.proof_rules import Wait, is_too_early, next_step
+from cxr_node.deliver.verdict import Found, Verdict
+from cxr_node.settings import Destination, Settings
 from cxr_node.upkeep.clock_set import MOST_AHEAD_S, ClockMinder
 from cxr_node.upkeep.stage import Upkeep, make_scheduler
 from cxr_node.work import Worker
-from storage import Doorbell, audit, destination_states, heartbeats, jobs, sessions, users
+from storage import (
+    Doorbell,
+    audit,
+    clock_changes,
+    commitments,
+    deliveries,
+    destination_states,
+    heartbeats,
+    jobs,
+    sessions,
+    tables,
+    users,
+)
 from storage.manifests import Awaited
 from tests.cxr_node.deliver.conftest import Pacs, serving
 from tests.faults.conftest import Box, at, small_radiograph, store_until_success
@@ -263,3 +278,78 @@ def test_hosts_that_share_a_database_keep_their_times_when_one_clock_is_set(box)
     assert box.job("analyze", "1.2").run_at > at(0.5)
     with box.database.read() as connection:
         assert [item.event for item in audit.events(connection)][:1] == ["clock_set"]
+
+
+def _minder(box: Box) -> ClockMinder:
+    return ClockMinder(box.database, Doorbell(box.folder / "run"), BackgroundScheduler(), topics=())
+
+
+@pytest.mark.requirement("SRS-STO-902")
+def test_a_clock_that_was_set_back_while_the_node_was_down_is_noticed_at_its_start(box):
+    """A battery that was empty, a machine that was moved: what was planned a day ahead would wait for a day."""
+    ahead = at(1)
+    with box.database.begin() as connection:
+        audit.record(connection, "upkeep_stopped", actor="upkeep", now=ahead, detail={})
+        jobs.schedule(connection, "analyze", "1.2", run_at=ahead + timedelta(seconds=5), now=ahead)
+        # Written by this start already, by the new time.
+        audit.record(connection, "models_loaded", actor="analyze", now=at(), detail={})
+    _minder(box).look_at_start()
+    assert box.job("analyze", "1.2").run_at <= at(0.001)
+    with box.database.read() as connection:
+        (told,) = audit.newest(connection, "clock_set", limit=9)
+    assert told.detail["ahead_s"] == pytest.approx(-DAY_S, abs=60)
+    assert told.detail["jobs_moved"] == 1
+    assert told.detail["while_down"] is True
+
+
+@pytest.mark.requirement("SRS-STO-902")
+def test_a_clock_that_was_set_back_once_is_told_of_once(box):
+    """The times of before lie ahead for a day; each start in it would move what is planned by now."""
+    with box.database.begin() as connection:
+        audit.record(connection, "upkeep_stopped", actor="upkeep", now=at(1), detail={})
+    _minder(box).look_at_start()
+    with box.database.begin() as connection:
+        jobs.schedule(connection, "analyze", "1.3", run_at=at(0.5), now=at())
+    _minder(box).look_at_start()
+    assert box.job("analyze", "1.3").run_at > at(0.4)
+    with box.database.read() as connection:
+        assert len(audit.newest(connection, "clock_set", limit=9)) == 1
+
+
+@pytest.mark.requirement("SRS-STO-902")
+def test_a_start_by_a_clock_that_is_right_tells_nothing(box):
+    """Nor does the first start, with nothing stored."""
+    _minder(box).look_at_start()
+    with box.database.begin() as connection:
+        audit.record(connection, "upkeep_stopped", actor="upkeep", now=at(), detail={})
+    _minder(box).look_at_start()
+    with box.database.read() as connection:
+        assert audit.newest(connection, "clock_set") == []
+
+
+@pytest.mark.requirement("SRS-STO-903")
+def test_a_report_of_storage_commitment_is_not_waited_for_until_the_clock_has_caught_up(box):
+    """Its time-out counts from when it was asked for, and that seems to be tomorrow."""
+    destination = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104, commit_timeout_s=300)
+    delivery_id, _ = plan(box)
+    before, now = at(), at(-1)
+    with box.database.begin() as connection:
+        connection.execute(update(tables.deliveries).values(state=deliveries.DELIVERED))
+        deliveries.ask_proof(connection, delivery_id, now=before)
+        commitments.begin(connection, "2.25.1", delivery_id=delivery_id, destination="pacs", now=before)
+        commitments.set_unanswered(connection, "2.25.1", commitments.ASKED)
+
+    def until() -> float:
+        with box.database.read() as connection:
+            known = commitments.of_delivery(connection, delivery_id)
+            step = next_step(deliveries.get(connection, delivery_id), known, destination, now)
+        assert isinstance(step, Wait)
+        return (step.until - now).total_seconds()
+
+    assert until() > DAY_S
+    with box.database.begin() as connection:
+        clock_changes.set_back(connection, by_s=DAY_S, now=now)
+    assert until() == pytest.approx(300, abs=5)
+    with box.database.read() as connection:
+        found = deliveries.get(connection, delivery_id)
+    assert not is_too_early(Verdict(Found.LOST, "query", "x"), found, now + timedelta(minutes=10))

@@ -5,6 +5,7 @@ the trace what a cut may leave is rebuilt, at each moment at which it may differ
 """
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -81,12 +82,33 @@ def test_what_was_acknowledged_and_what_was_sent_is_whole_after_a_cut_at_any_ste
         box.configure(destination=[{**to, "settle_s": 0.0, "commit": False}])
         stages = [box.start(name) for name in ("receive", "analyze", "deliver")]
         box.wait(lambda: box.tail().count("_ready") >= len(stages), "the stages ready")
+        # What a heartbeat writes between the picture of the disk and the trace would be in neither.
+        pids = [stage.pid for stage in stages]
+        _stop(pids)
         disk = Disk(box.settings.data_dir)
-        with traced(tmp_path, *(stage.pid for stage in stages)) as trace:
+        with traced(tmp_path, *pids) as trace:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
             for dataset in datasets.values():
                 store_until_success(box.port, dataset)
             box.wait(lambda: len(pacs.received) == len(datasets), "every report in the PACS")
     _cut_at_every_step(box, disk, trace, datasets, {item.sop_instance_uid for item in pacs.received}, tmp_path)
+
+
+def _stop(pids: list[int]) -> None:
+    """Have processes stand still with all their threads."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+    def stand_still() -> bool:
+        states = [path.read_text().rpartition(")")[2].split()[0] for pid in pids for path in _threads(pid)]
+        return set(states) == {"T"}
+
+    wait_until(stand_still, 30, "the stages stand still")
+
+
+def _threads(pid: int) -> list[Path]:
+    return list(Path(f"/proc/{pid}/task").glob("*/stat"))
 
 
 def _cut_at_every_step(

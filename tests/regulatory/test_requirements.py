@@ -3,17 +3,18 @@
 import re
 import tomllib
 
+import pytest
+
+from regulatory import syntax
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.requirement("SRS-REG-040")
 
 IDENTIFIER = re.compile(r"SRS-[A-Z]{3}-\d{3}")
 
 
 def _named_in_tests() -> set[str]:
-    named: set[str] = set()
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        for call in re.findall(r"mark\.requirement\(([^)]*)\)", path.read_text()):
-            named.update(IDENTIFIER.findall(call))
-    return named
+    return {name for test in syntax.tests_of(ROOT) for name in test.requirements}
 
 
 def _stated() -> dict[str, str]:

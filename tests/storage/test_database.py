@@ -215,7 +215,8 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from storage import audit_tables, site_tables  # noqa: F401  # the tables are known once their modules are loaded
+    # The tables are known once their modules are loaded.
+    from storage import audit_tables, monitoring_tables, site_tables  # noqa: F401
     from storage.tables import metadata
 
     with database.read() as connection:

@@ -30,13 +30,13 @@ from tests.builders import (
     make_pixels,
     make_radiograph_dataset,
 )
+from tests.conftest import PIXELMED_JAVA
 
 pytestmark = pytest.mark.requirement("SRS-RPT-101")
 
 LATERAL = Exclusion("view", "View Position is LL, expected PA or AP", "(0018,5101) View Position", "LL")
 STRUCTURED = ("SR Storage", "Key Object Selection")
 SOURCES_OWN = ("ReferencedSOPInstanceUID", "LUTData")
-JAVA_LIMITS = " ".join(f"-Djdk.xml.{name}=0" for name in ("xpathExprOpLimit", "xpathTotalOpLimit", "xpathExprGrpLimit"))
 
 CHARACTER_SETS = {
     "latin-1": ("ISO_IR 100", "M\u00fcller^J\u00f6rg"),
@@ -173,7 +173,7 @@ def _pixelmed(path: Path) -> list[str]:
         capture_output=True,
         text=True,
         errors="replace",
-        env={**os.environ, "JAVA_TOOL_OPTIONS": JAVA_LIMITS},
+        env={**os.environ, "JAVA_TOOL_OPTIONS": PIXELMED_JAVA},
     )
     output = done.stdout + done.stderr
     assert "IOD validation complete" in output, output

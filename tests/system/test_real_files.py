@@ -44,6 +44,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.requirement("SRS-ANA-001")
 def test_every_file_of_the_table_has_its_expectation():
     """A file added to the table must not be passed over."""
     with (SHARED_DATA / "dicom" / "table.csv").open() as handle:

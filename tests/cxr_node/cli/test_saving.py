@@ -1,14 +1,16 @@
 """`cxr-node backup`, `restore` and `keys`, as an administrator types them."""
 
 import json
-from datetime import UTC, datetime
+import shutil
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cxr_node.cli import main
+from cxr_node.cli import keys, main
 from cxr_node.settings import load_settings
 from cxr_node.work.files import instance_files
 from storage import Database, audit, instances, studies
+from storage.keys import make_current
 from storage.studies import PatientContext
 from tests.builders import make_radiograph_dataset, to_part_10
 
@@ -153,6 +155,67 @@ def test_a_key_that_is_missing_is_shown_before_its_images_are_needed(site, tmp_p
     capsys.readouterr()
     assert site.run("keys", "list") == 1
     assert "MISSING  1 files" in capsys.readouterr().out
+
+
+@pytest.mark.requirement("SRS-CLI-906")
+def test_a_key_is_removed_once_no_file_and_no_backup_needs_it(site, tmp_path, monkeypatch, capsys):
+    """What is sealed with a key that is gone, nobody reads again: each thing that needs it is named."""
+    with site.config.open("a") as config:
+        config.write(f'[upkeep]\nbackup_dir = "{tmp_path / "backups"}"\n')
+    site.run("keys", "new")
+    site.receive()
+    site.run("backup")
+    site.run("keys", "new")
+    old, new = json.loads((tmp_path / "keys.json").read_text())["keys"]
+    site.run("keys", "rotate")
+
+    def refused(key_id: str) -> str:
+        capsys.readouterr()
+        assert site.run("keys", "remove", key_id) == 1
+        assert set(json.loads((tmp_path / "keys.json").read_text())["keys"]) == {old, new}
+        return capsys.readouterr().err
+
+    assert "is the current key" in refused(new)
+    assert "holds no key" in refused("k-2026-01-01-00000000")
+    told = refused(old)
+    assert "was changed at" in told
+    assert "the backup" in told
+    monkeypatch.setattr(keys, "SETTLED_AFTER", timedelta(0))
+    assert "was changed at" not in refused(old)
+    shutil.rmtree(tmp_path / "backups")
+    site.run("keys", "rotate", "--to", old)
+    make_current(tmp_path / "keys.json", new)
+    assert "is sealed with it" in refused(old)
+    site.run("keys", "rotate")
+    assert site.run("keys", "remove", old) == 0
+    assert list(json.loads((tmp_path / "keys.json").read_text())["keys"]) == [new]
+    assert site.events()[-1] == "key_removed"
+    capsys.readouterr()
+    assert site.run("keys", "list") == 0
+    assert old not in capsys.readouterr().out
+
+
+@pytest.mark.requirement("SRS-CLI-906")
+def test_a_key_stays_while_a_file_or_a_backup_cannot_be_looked_at(site, tmp_path, monkeypatch, capsys):
+    """It may be the one that needs the key."""
+    with site.config.open("a") as config:
+        config.write(f'[upkeep]\nbackup_dir = "{tmp_path / "backups"}"\n')
+    site.run("keys", "new")
+    site.receive()
+    site.run("keys", "new")
+    old, _ = json.loads((tmp_path / "keys.json").read_text())["keys"]
+    site.run("keys", "rotate")
+    site.run("backup")
+    monkeypatch.setattr(keys, "SETTLED_AFTER", timedelta(0))
+    (manifest,) = (tmp_path / "backups").glob("*/manifest.json")
+    manifest.write_text("{")
+    (image,) = (path for path in (tmp_path / "var" / "instances").rglob("*") if path.is_file())
+    image.write_bytes(b"CXR" + image.read_bytes()[3:100])
+    capsys.readouterr()
+    assert site.run("keys", "remove", old) == 1
+    told = capsys.readouterr().err
+    assert "which key" in told
+    assert "which keys a backup needs" in told
 
 
 @pytest.mark.requirement("SRS-CLI-312")

@@ -14,8 +14,10 @@ import pytest
 from cxr_node.errors import PackageError
 from cxr_node.inference import Engine, conversions, load_package
 from cxr_node.inference.conversions import MADE, MODEL_FILE, PARITY_TOLERANCE, check_inputs, look
-from cxr_node.inference.convert import compare, convert, main
+from cxr_node.inference.convert import compare, convert, convert_verified
+from cxr_node.inference.converter import Converter
 from cxr_node.inference.runners import LITERT, SAVED_MODEL
+from tests.system.conftest import wait_until
 
 from .conftest import write_manifest
 
@@ -268,7 +270,7 @@ def test_where_tensorflow_is_not_loaded_a_process_of_its_own_converts(tiny_packa
 
 
 @pytest.mark.requirement("SRS-INF-202")
-def test_a_package_that_cannot_be_converted_says_why(tiny_package, tmp_path, monkeypatch, capfd):
+def test_a_package_that_cannot_be_converted_says_why(tiny_package, tmp_path, monkeypatch):
     """Both files may be whole and not belong together: the process that finds it must say so, not only die."""
     package = tiny_package()
     with np.load(package.path / "weights.npz") as stored:
@@ -277,33 +279,61 @@ def test_a_package_that_cannot_be_converted_says_why(tiny_package, tmp_path, mon
     np.savez(package.path / "weights.npz", **arrays)
     write_manifest(package.path, package.manifest)
     broken = load_package(package.path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert main([str(broken.path), broken.digest, str(tmp_path / "cache")]) == 1
-    assert "expected 0000 of" in json.loads(capfd.readouterr().out)["error"]
+    assert "expected 0000 of" in convert_verified(broken.path, broken.digest, tmp_path / "cache")
     with contextlib.suppress(FileNotFoundError):
         assert not [path for path in (tmp_path / "cache" / broken.digest).iterdir() if path.name.startswith(".made-")]
 
     # As the stage sees it, which has no TensorFlow: only the process tells.
-    said = subprocess.CompletedProcess([], 1, json.dumps({"error": "weights.npz: expected 0000 of (3, 3)"}))
     monkeypatch.delitem(sys.modules, "tensorflow")
-    monkeypatch.setattr(conversions.subprocess, "run", lambda *_, **__: said)
-    with pytest.raises(PackageError, match=r"cannot be converted: weights\.npz: expected 0000 of"):
+    monkeypatch.setattr(conversions, "_converter", echoing('print(json.dumps({"error": "weights: 0000"}), flush=True)'))
+    with pytest.raises(PackageError, match=r"cannot be converted: weights: 0000"):
         Engine(broken, cache_dir=tmp_path / "cache")
-    died = replace_status(said, -9)
-    monkeypatch.setattr(conversions.subprocess, "run", lambda *_, **__: died)
+    monkeypatch.setattr(conversions, "_converter", echoing("os.kill(os.getpid(), 9)"))
     with pytest.raises(PackageError, match="ended with status -9"):
         Engine(broken, cache_dir=tmp_path / "cache")
 
 
-def replace_status(done, status):
-    return subprocess.CompletedProcess(done.args, status, "")
+def echoing(answer, **options):
+    """Return a converter whose process has no TensorFlow: it does this for each line that it is sent."""
+    program = f"import json, os, sys, time\nfor line in sys.stdin:\n    asked = json.loads(line)\n    {answer}\n"
+    return Converter(command=(sys.executable, "-c", program), **options)
+
+
+@pytest.mark.requirement("SRS-INF-203")
+def test_packages_that_follow_one_another_are_converted_by_one_process(tmp_path):
+    """At a node's first start the time goes into loading TensorFlow: once, not once for each package."""
+    converter = echoing('print("a library says hello"); print(json.dumps({"error": str(os.getpid())}), flush=True)')
+    first = converter.convert(tmp_path, "1", tmp_path, 60)
+    assert first == str(converter.pid)
+    assert converter.convert(tmp_path, "2", tmp_path, 60) == first
+    converter.close()
+    assert converter.pid == 0
+    assert converter.convert(tmp_path, "3", tmp_path, 60) not in ("", first)
+    converter.close()
+
+
+@pytest.mark.requirement("SRS-INF-203")
+def test_the_process_that_converts_leaves_once_nothing_follows(tmp_path):
+    """It holds a gigabyte, which the node that serves LiteRT was to do without."""
+    converter = echoing('print(json.dumps({"error": ""}), flush=True)', stays_s=0.05)
+    assert converter.convert(tmp_path, "1", tmp_path, 60) == ""
+    wait_until(lambda: converter.pid == 0, 60, "its end")
 
 
 @pytest.mark.requirement("SRS-INF-202")
-def test_a_package_that_changed_since_it_was_verified_is_not_converted(tiny_package, tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize("answer", ["os._exit(3)", "time.sleep(600)"])
+def test_a_process_that_dies_or_hangs_over_a_package_is_an_error_of_that_package_alone(tmp_path, answer):
+    """The next package gets another process: one that cannot be converted must not keep the others out."""
+    converter = echoing(f'{answer} if asked["digest"] == "bad" else print(json.dumps({{"error": ""}}), flush=True)')
+    assert converter.convert(tmp_path, "good", tmp_path, 60) == ""
+    assert "ended with status" in converter.convert(tmp_path, "bad", tmp_path, 1.0)
+    assert converter.convert(tmp_path, "good", tmp_path, 60) == ""
+    converter.close()
+
+
+@pytest.mark.requirement("SRS-INF-202")
+def test_a_package_that_changed_since_it_was_verified_is_not_converted(tiny_package, tmp_path):
     """Between the look at the package and the conversion lie seconds, in which it may be replaced."""
     package = tiny_package()
     write_manifest(package.path, replace(package.manifest, version="2.0.0"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert main([str(package.path), package.digest, str(tmp_path / "cache")]) == 1
-    assert "expected the package" in json.loads(capfd.readouterr().out)["error"]
+    assert "expected the package" in convert_verified(package.path, package.digest, tmp_path / "cache")

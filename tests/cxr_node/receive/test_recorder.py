@@ -8,11 +8,11 @@ import pytest
 from pynetdicom import AE
 
 from cxr_node import metrics
-from cxr_node.receive import recorder as recorder_module
 from cxr_node.receive.callers import OBEYED_WITHIN_S, Callers
-from cxr_node.receive.recorder import AUDITED_PER_MINUTE, MOST_CALLERS, Recorder
 from cxr_node.requestor import associate
 from cxr_node.settings import Caller
+from cxr_node.work import recorder as recorder_module
+from cxr_node.work.recorder import AUDITED_PER_MINUTE, MOST_CALLERS, Recorder
 from storage import Database, associations, audit, callers
 from storage.associations import ABORTED, ENDED, LOST, RELEASED, Association
 from storage.callers import ROWS_OF_AN_ADDRESS

@@ -53,7 +53,7 @@ class Slow:
     """A database whose first transaction waits until it is let go, and that counts transactions."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database, self.dialect = database, database.dialect
         self.has_begun, self.may_go = threading.Event(), threading.Event()
         self.transactions = 0
         self.fails_at_commit = False
@@ -101,6 +101,35 @@ def test_those_who_come_while_one_is_written_share_the_next_transaction(database
     with database.read() as connection:
         assert jobs.counts(connection) == {("analyze", "SCHEDULED"): 3}
         assert studies.get(connection, "1.2.9.1").images == 3
+
+
+@pytest.mark.requirement("SRS-RCV-903")
+@pytest.mark.parametrize(("dialect", "transactions"), [("sqlite", 2), ("postgresql", 3)])
+def test_associations_that_end_share_a_transaction(database, dialect, transactions):
+    """Each end makes the jobs of its studies due. Where several write at once, records and ends stay apart: crosswise,
+    two transactions would each hold the job that the other waits for."""
+    slow = Slow(database)
+    writer = make_writer(slow)
+    writer._is_alone = dialect == "sqlite"
+    sent = [make_record(number, study=f"1.2.9.{number}") for number in range(3)]
+    for record in sent[1:]:
+        make_writer(database).write(record)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(writer.write, sent[0])]
+        assert slow.has_begun.wait(30)
+        waiting.append(pool.submit(writer.hasten, ["1.2.9.1"], NOON))
+        waiting.append(pool.submit(writer.write, make_record(9, study="1.2.9.7")))
+        waiting.append(pool.submit(writer.hasten, ["1.2.9.2"], NOON))
+        while len(writer._waiting) < 3:
+            threading.Event().wait(0.005)
+        slow.may_go.set()
+        assert [item.result(30).error for item in waiting] == [None] * 4
+    assert slow.transactions == transactions
+    with database.read() as connection:
+        due = {number: jobs.get(connection, "analyze", f"1.2.9.{number}").run_at for number in (0, 1, 2, 7)}
+    assert due[1] == due[2] == NOON
+    assert due[0] > NOON
+    assert due[7] > NOON
 
 
 @pytest.mark.requirement("SRS-RCV-332")

@@ -15,11 +15,11 @@ from pydicom.dataset import Dataset
 from cxr_node.receive import stow as stow_module
 from cxr_node.receive import web_server
 from cxr_node.receive.intake import Intake
-from cxr_node.receive.recorder import Recorder
 from cxr_node.receive.stow import Stow, create_app
 from cxr_node.receive.web_server import WebServer, tls_context
 from cxr_node.settings import load_settings
 from cxr_node.tls import client_context, loop
+from cxr_node.work.recorder import Recorder
 from storage import Database, Doorbell, InstanceFiles, associations, audit, callers, instances, jobs, tokens
 from tests.builders import make_radiograph_dataset, to_part_10
 from tests.certificates import Authority

@@ -135,13 +135,13 @@ def test_connections_that_never_say_who_they_are_do_not_take_the_places_of_other
     """One address may hold a quarter of the places so; the rest stay for those who speak."""
     receiver = start_receiver(receive__transport=transport, receive__maximum_associations="4")
     server = receiver.scp._server
-    held = [wire.connect(receiver.port) for _ in range(3 * server._most_connections)]
+    held = [wire.connect(receiver.port) for _ in range(3 * server.most_connections)]
     try:
-        surplus = len(held) - server._most_silent
+        surplus = len(held) - server.most_silent
         wait_until(lambda: sum(map(is_closed, held)) >= surplus, PATIENT_S, "the surplus is closed")
-        assert len(server.active_associations) <= server._most_silent
+        assert len(server.active_associations) <= server.most_silent
         # From here they cannot: this test has one address. From there they can.
-        assert server._most_silent < server._most_connections
+        assert server.most_silent < server.most_connections
         with socket.create_connection(("127.0.0.1", receiver.port), source_address=("127.0.0.2", 0)) as other:
             other.sendall(wire.association_request(DX))
             assert wire.receive_pdu(other)[0] == wire.A_ASSOCIATE_RJ  # 127.0.0.2 is no caller; it was heard and told so
@@ -159,11 +159,11 @@ def test_the_oldest_silent_connection_makes_room(start_receiver, transport):
     server = receiver.scp._server
     held = []
     try:
-        for number in range(3 * server._most_connections):
+        for number in range(3 * server.most_connections):
             address = f"127.0.{1 + number % 7}.{1 + number}"
             held.append(socket.create_connection(("127.0.0.1", receiver.port), source_address=(address, 0)))
         serves(receiver)
-        assert len(server.active_associations) <= server._most_connections
+        assert len(server.active_associations) <= server.most_connections
     finally:
         for connection in held:
             connection.close()

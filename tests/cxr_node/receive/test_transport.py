@@ -256,7 +256,7 @@ def _is_closed(connection: socket.socket) -> bool:
 def test_more_connections_than_threads_are_allowed_are_closed(start_receiver, transport):
     """Connections that never say who they are must not take all memory; the others go on."""
     receiver = start_receiver(receive__transport=transport, receive__maximum_associations="1")
-    limit = receiver.scp._server._most_connections
+    limit = receiver.scp._server.most_connections
     held = [wire.connect(receiver.port) for _ in range(limit + 5)]
     try:
         assert _wait(lambda: sum(map(_is_closed, held)) >= 5)

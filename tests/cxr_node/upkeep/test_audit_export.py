@@ -16,8 +16,9 @@ from cxr_node.upkeep.audit_export import Exporter
 from cxr_node.upkeep.audit_trail import Keeper
 from cxr_node.upkeep.syslog import Repository, RepositoryUnavailable, _was_read, frame, syslog_message
 from storage import audit, audit_standings
+from tests.certificates import self_signed
 from tests.conftest import IN_CI, find_program
-from tests.cxr_node.upkeep.syslog_peer import SyslogPeer, make_certificate
+from tests.cxr_node.upkeep.syslog_peer import SyslogPeer
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HEAD = re.compile(rb"<(\d+)>1 (\S+) (\S+) cxr-node (\d+) DICOM\+RFC3881 - \xef\xbb\xbf(<AuditMessage>.*)", re.DOTALL)
@@ -26,7 +27,7 @@ HEAD = re.compile(rb"<(\d+)>1 (\S+) (\S+) cxr-node (\d+) DICOM\+RFC3881 - \xef\x
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    return {name: make_certificate(folder, name) for name in ("repository", "node", "stranger")}
+    return {name: self_signed(folder, name) for name in ("repository", "node", "stranger")}
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from joserfc.jws import JWSRegistry
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
 from cxr_node.settings import Oidc, Settings
-from cxr_node.tls import client_context
+from cxr_node.tls import Minimum, client_context
 
 TIMEOUT_S = 5.0
 AT_ONCE = 8  # a provider that hangs, and strangers who click, must not hold all threads of the page
@@ -64,6 +64,7 @@ class Provider:
 
     def __init__(self, settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
         self._oidc: Oidc = settings.worklist.oidc
+        self._minimum = settings.node.tls_minimum
         self._secret_file = settings.path(self._oidc.client_secret_file) if self._oidc.client_secret_file else None
         self._now = now
         self._lock = threading.Lock()
@@ -150,7 +151,7 @@ class Provider:
                 auth=auth,
                 timeout=TIMEOUT_S,
                 headers={"Accept": "application/json"},
-                verify=client_context({}),
+                verify=client_context({}, minimum=self._minimum),
             )
             found = answer.json() if answer.status_code < 500 else None
         except (httpx.HTTPError, ValueError) as error:
@@ -233,7 +234,7 @@ class Provider:
                 if self._failed_at is not None and self._now() - self._failed_at < AGAIN_AFTER:
                     raise ProviderUnavailable("the provider did not answer a moment ago")
                 try:
-                    found = _get(f"{self._oidc.issuer.rstrip('/')}/.well-known/openid-configuration")
+                    found = _get(f"{self._oidc.issuer.rstrip('/')}/.well-known/openid-configuration", self._minimum)
                 except ProviderUnavailable:
                     self._failed_at = self._now()
                     raise
@@ -247,14 +248,14 @@ class Provider:
         with self._lock:
             age = None if self._keys_at is None else self._now() - self._keys_at
             if self._keys is None or age is None or age > (KEYS_AGAIN_AFTER if again else KEPT):
-                self._keys, self._keys_at = KeySet.import_key_set(_get(address)), self._now()  # type: ignore[arg-type]
+                self._keys, self._keys_at = KeySet.import_key_set(_get(address, self._minimum)), self._now()  # type: ignore[arg-type]
             return self._keys
 
 
-def _get(address: str) -> dict[str, Any]:
+def _get(address: str, minimum: Minimum) -> dict[str, Any]:
     try:
         # The machine's own authorities: those of a hospital stand there, and not in the library's list.
-        answer = httpx.get(address, timeout=TIMEOUT_S, verify=client_context({}))
+        answer = httpx.get(address, timeout=TIMEOUT_S, verify=client_context({}, minimum=minimum))
         found = answer.json() if answer.status_code == 200 else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ProviderUnavailable(f"{address}: {type(error).__name__}") from error

@@ -9,15 +9,17 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from cxr_node.worklist.figures import LARGE_SHIFT, SMALL_SHIFT, Proportion
+from cxr_node.findings.monitoring.histogram import LARGE_SHIFT, SMALL_SHIFT
+from cxr_node.worklist.figures import Proportion
 from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import present
 from cxr_node.worklist.web.access import Admin
-from cxr_node.worklist.web.admin import catalogue, charts, statistics
+from cxr_node.worklist.web.admin import catalogue, charts, monitors, statistics
 from cxr_node.worklist.web.admin.audit_page import safe_cell
 from cxr_node.worklist.web.admin.charts import Point
 from cxr_node.worklist.web.admin.statistics import ModelFigures, Statistics
 from cxr_node.worklist.web.rendering import render
+from storage import monitoring
 
 DaysAsked = Literal["7", "30", "90"]
 _REASONS = {"no-image": "the study holds no image"}
@@ -161,6 +163,7 @@ def _charts(found: Statistics, services: Services) -> Iterator[Chart]:
     yield _readers(found)
     yield _model_rates(found.models)
     yield _drift(found.models)
+    yield _monitors(services)
     for item in found.models:
         if item.images and item.threshold is not None:
             yield _model_days(item, labels, dates)
@@ -238,6 +241,28 @@ def _drift(models: tuple[ModelFigures, ...]) -> Chart:
             limits=((SMALL_SHIFT, "small"), (LARGE_SHIFT, "large")),
         )
         if models
+        else None,
+    )
+
+
+def _monitors(services: Services) -> Chart:
+    with services.database.read() as connection:
+        told = monitors.told(monitoring.listed(connection))
+    baseline = services.settings.upkeep.monitor_baseline
+    return Chart(
+        "monitoring",
+        "Monitoring",
+        "how far each chart is from its alarm, at 1; learned from the first "
+        f"{baseline} studies here (upkeep.monitor_baseline)",
+        "An alarm says that images, patients or readers changed, or that chance did it once: on average once in "
+        f"{services.settings.upkeep.monitor_arl0:g} studies a chart (upkeep.monitor_arl0). What to do stands in the "
+        "runbook CxrModelDrift; `cxr-node monitor reset` takes an alarm back.",
+        ("Model", "Watched", "Cases", "To the alarm", "Beside the package’s own images", "Says"),
+        tuple((item.model, item.watched, item.cases, item.shown, item.beside, item.says) for item in told),
+        lying=charts.rows(
+            [(item.label, Point(item.level), item.says) for item in told], limits=((1.0, "alarm at this"),)
+        )
+        if told
         else None,
     )
 

@@ -13,8 +13,9 @@ from cxr_node.worklist.services import Services
 from cxr_node.worklist.web.admin import trail
 from cxr_node.worklist.web.admin.certificates import Certificate, certificates
 from cxr_node.worklist.web.admin.trail import Trail
-from storage import Database, audit, callers, heartbeats, senders, vitals
+from storage import Database, audit, callers, heartbeats, monitoring, senders, vitals
 from storage.heartbeats import Heartbeat
+from storage.monitoring import Monitor
 from storage.senders import Silence
 from storage.vitals import Growth, Latency, Queue
 
@@ -94,6 +95,15 @@ class Backup:
 
 
 @dataclass(frozen=True)
+class ClockSet:
+    """The clock was set by so many seconds, ahead where positive, not long ago."""
+
+    at: datetime
+    ahead_s: float
+    while_down: bool
+
+
+@dataclass(frozen=True)
 class Condition:
     """The node at one moment."""
 
@@ -119,6 +129,8 @@ class Condition:
     unknown_callers: int  # different ones that were turned away in the last day
     backup: Backup = field(default_factory=Backup)
     trail: Trail = field(default_factory=Trail)
+    clock_set: ClockSet | None = None
+    monitors: tuple[Monitor, ...] = ()
 
 
 def gather(services: Services) -> Condition:
@@ -157,6 +169,8 @@ def look(settings: Settings, database: Database, now: datetime) -> Condition:
             unknown_callers=_unknown_callers(connection, now),
             backup=_backup(settings, connection),
             trail=trail.look(connection, settings),
+            clock_set=_clock_set(connection, now),
+            monitors=tuple(monitoring.listed(connection)),
         )
 
 
@@ -225,6 +239,14 @@ def _backup(settings: Settings, connection: Connection) -> Backup:
     )
 
 
+def _clock_set(connection: Connection, now: datetime) -> ClockSet | None:
+    found = audit.newest(connection, "clock_set")
+    if not found or abs(now - found[0].created_at) > LATELY:
+        return None
+    detail = found[0].detail
+    return ClockSet(found[0].created_at, float(detail["ahead_s"]), bool(detail.get("while_down")))
+
+
 def _silences(connection: Connection) -> list[Silence]:
     """Return silences that last: upkeep notes the end of one within a minute, the image itself says so at once."""
     last = senders.last_images(connection)
@@ -233,6 +255,7 @@ def _silences(connection: Connection) -> list[Silence]:
 
 def _unknown_callers(connection: Connection, now: datetime) -> int:
     return sum(
-        item.reason in ("calling_ae_title", "certificate", "tls") and now - item.last_at < LATELY
+        item.reason.removeprefix(callers.WORKLIST) in ("calling_ae_title", "certificate", "tls")
+        and now - item.last_at < LATELY
         for item in callers.rejected(connection)
     )

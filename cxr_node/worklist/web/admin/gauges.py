@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from cxr_node.settings import Settings
+from cxr_node.worklist.web.admin import monitors
 from cxr_node.worklist.web.admin.condition import READY, Condition, look
 from storage import Database
 from storage.errors import StorageError
@@ -29,6 +30,7 @@ class NodeGauges(Collector):
         yield _stages(condition)
         yield _silent(condition)
         yield _certificates(condition)
+        yield from _monitors(condition)
         yield GaugeMetricFamily(
             "cxr_unknown_callers", "Unknown callers turned away in 24 hours", value=condition.unknown_callers
         )
@@ -58,6 +60,29 @@ def _silent(condition: Condition) -> Metric:
     for silence in condition.silences:
         gauge.add_metric(list(silence.sender), 0 if silence.muted_at is not None else 1)
     return gauge
+
+
+def _monitors(condition: Condition) -> Iterable[Metric]:
+    labels = ["model", "finding", "chart"]
+    alarm = GaugeMetricFamily(
+        "cxr_monitor_alarm", "1 while a chart of monitoring has an alarm that nobody took back", labels=labels
+    )
+    level = GaugeMetricFamily("cxr_monitor_level", "How far a chart is towards its alarm, at 1", labels=labels)
+    learning = GaugeMetricFamily("cxr_monitor_learning", "1 while a chart learns what is usual", labels=labels)
+    index = GaugeMetricFamily(
+        "cxr_monitor_stability_index",
+        "Population stability index of the last images against the site's first, or the package's own",
+        labels=[*labels, "against"],
+    )
+    for item in monitors.told(condition.monitors):
+        names = [item.monitor.model or "node", item.monitor.finding, item.monitor.name]
+        alarm.add_metric(names, float(item.is_alarm))
+        learning.add_metric(names, float(item.is_learning))
+        if item.level is not None:
+            level.add_metric(names, item.level)
+        for against, value in item.indices.items():
+            index.add_metric([*names, against], value)
+    yield from (alarm, level, learning, index)
 
 
 def _certificates(condition: Condition) -> Metric:

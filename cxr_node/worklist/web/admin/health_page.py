@@ -104,7 +104,7 @@ def _backup(condition: Condition, zone: ZoneInfo) -> str:
     backup = condition.backup
     last = "" if backup.made_at is None else f"last {present.instant(backup.made_at, zone, condition.at).text}"
     if backup.every is None:
-        here = "not set up here: save database and images by the means of the site"
+        here = "not set up here (upkeep.backup_dir is empty): save database and images by the means of the site"
         return f"{here} ({last} by hand)" if last else here
     told = last or "none yet"
     return f"failed; {told}" if backup.failed_at is not None else told

@@ -102,6 +102,7 @@ def _rules(services: Services) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
         ("Studies, with name and ID of the patient", "for good", ("studies",)),
         ("Results and reports", "for good: they are the record of what was said", ("results", "objects")),
         ("Scores of each image and model", "for good: drift and comparisons rest on them", ("predictions",)),
+        ("Age, sex, view and gray values of each image", "for good: monitoring rests on them", ("measures",)),
         ("What readers said", "for good", ("feedback",)),
         ("Deliveries", "for good", ("deliveries",)),
         ("Audit trail", "for good: nothing here deletes it", ("audit",)),

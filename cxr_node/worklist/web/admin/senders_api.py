@@ -74,7 +74,8 @@ class RejectedCallerBody(_Body):
     reason: str = Field(
         description="`calling_ae_title`: it is no caller; `certificate`: it shows none, or another than it must; "
         "`tls`: its certificate is not accepted, so that it could not say who it is; `called_ae_title`: it calls "
-        "another name; `maximum_associations`, `per_caller_associations`: that limit of node.toml"
+        "another name; `maximum_associations`, `per_caller_associations`: that limit of node.toml. With `worklist:` "
+        "before it: at the DICOM port of the worklist"
     )
     certificate: str = Field(
         description="the certificate that it showed last: SHA-256 fingerprint and common name; with `tls` what was "

@@ -17,7 +17,7 @@ from cxr_node.worklist.web.present import Instant
 from cxr_node.worklist.web.rendering import render
 from storage import callers
 from storage.associations import ABORTED, ENDED, LOST, OUTCOMES, RELEASED
-from storage.callers import Rejected
+from storage.callers import WORKLIST, Rejected
 from storage.senders import MOST_SENDERS
 
 PATH = "/admin/senders"
@@ -268,6 +268,8 @@ def _rejected(item: Rejected, services: Services, allowed: list[str]) -> _Reject
 
 def _advice(item: Rejected, settings: Settings, allowed: list[str]) -> tuple[str, str]:
     """Return why a caller was turned away, and what to do about it where letting it in is no answer."""
+    if item.reason.startswith(WORKLIST):
+        return _advice_of_worklist(item, item.reason.removeprefix(WORKLIST), settings)
     receive = settings.receive
     if item.reason == "called_ae_title":
         return (
@@ -300,3 +302,30 @@ def _advice(item: Rejected, settings: Settings, allowed: list[str]) -> tuple[str
     if item.calling_ae_title.strip() in known:
         return "This AE title may send, but not from this address.", ""
     return "Neither node.toml nor this page lets it send.", ""
+
+
+def _advice_of_worklist(item: Rejected, reason: str, settings: Settings) -> tuple[str, str]:
+    """As `_advice`, for who asked for the worklist: callers that are let in on this page may send, and no more."""
+    worklist, port = settings.worklist, "At the DICOM port of the worklist"
+    if reason == "called_ae_title":
+        return (
+            f"{port}: it calls {present.shown(item.called_ae_title)}; that is {worklist.dicom_ae_title.strip()}.",
+            "Change the called AE title at the caller, or worklist.dicom_ae_title in node.toml.",
+        )
+    if reason == "maximum_associations":
+        return f"{port}: all associations were taken.", "Have the caller close an association when it has its answer."
+    if reason == "tls":
+        return (
+            f"{port}: TLS failed: {present.shown(item.certificate)}.",
+            "Have the caller show a certificate that worklist.dicom_tls.ca has signed and that has not expired.",
+        )
+    if reason == "certificate":
+        return (
+            f"{port}: this AE title is bound to another certificate than it showed, if any: "
+            f"{present.shown(item.certificate) or 'none'}.",
+            "Where that was renewed, change certificate of its [[caller]] in node.toml.",
+        )
+    return (
+        f"{port}: no [[caller]] of node.toml has this AE title and address.",
+        "Add one, and start the worklist anew: who is let in on this page may send images, and no more.",
+    )

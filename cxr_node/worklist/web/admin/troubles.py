@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cxr_node.worklist.web import present
+from cxr_node.worklist.web.admin import monitors
 from cxr_node.worklist.web.admin.condition import MISSING, STARTING, Condition
 from cxr_node.worklist.web.admin.trail import VERIFIED_TOO_LONG_AGO, is_held_up, is_unsealed
 
@@ -14,6 +15,7 @@ LANE = "deliver:"
 SLO_S = 1.0  # from the last image to the priority, 95 of 100 studies
 SLO_FROM = 20  # studies; fewer say nothing of 95 in 100
 CERTIFICATE_DAYS = 30
+CLOCK_S = 60.0  # less is what a time service corrects, or a virtual machine that was moved
 DISK_DAYS = 7
 _NAMED = 3  # silent senders; more are counted
 _WITHOUT = {
@@ -54,10 +56,12 @@ def troubles_of(condition: Condition) -> tuple[Trouble, ...]:
         *_backup(condition),
         *_trail(condition),
         *_models(condition),
+        *_monitors(condition),
         *_destinations(condition),
         *_senders(condition),
         *_certificates(condition),
         *_speed(condition),
+        *_clock(condition),
     ]
     return tuple(sorted(found, key=lambda trouble: not trouble.is_urgent))
 
@@ -144,6 +148,15 @@ def _models(condition: Condition) -> Iterator[Trouble]:
             yield Trouble(f"{model.name} {model.version} runs slower than meant: {model.trouble}.", "/admin/models")
 
 
+def _monitors(condition: Condition) -> Iterator[Trouble]:
+    raised = [item for item in monitors.told(condition.monitors) if item.is_alarm]
+    for item in raised[:_NAMED]:
+        yield Trouble(f"{item.sentence}.", "/admin/charts#h-monitoring")
+    if len(raised) > _NAMED:
+        more = _number(len(raised) - _NAMED, "more chart has", "more charts have")
+        yield Trouble(f"{more} an alarm.", "/admin/charts#h-monitoring")
+
+
 def _destinations(condition: Condition) -> Iterator[Trouble]:
     for name in condition.resting:
         yield Trouble(f"{name} does not take results: it is left alone after failures.", "/admin/destinations", True)
@@ -186,6 +199,18 @@ def _speed(condition: Condition) -> Iterator[Trouble]:
             f"the aim is {SLO_S:g} s.",
             "/admin#speed",
         )
+
+
+def _clock(condition: Condition) -> Iterator[Trouble]:
+    found = condition.clock_set
+    if found is None or abs(found.ahead_s) < CLOCK_S:
+        return
+    by, when = _span(timedelta(seconds=abs(found.ahead_s))), " while the node was down" if found.while_down else ""
+    way, so = ("back", "times of before lie ahead of it") if found.ahead_s < 0 else ("ahead", "it counts as waited")
+    yield Trouble(
+        f"The clock was set {way} by {by}{when}: {so}. Look at the time service.",
+        "/admin/audit?event=clock_set",
+    )
 
 
 def days_left(expires_at: datetime, now: datetime) -> int:

@@ -14,7 +14,7 @@ from cxr_node.settings import Destination
 from cxr_node.worklist.web.admin.certificates import Certificate, certificates
 from cxr_node.worklist.web.admin.condition import MISSING, READY, STARTING, Condition, Disk, Model, Stage, look
 from cxr_node.worklist.web.admin.troubles import summary, troubles_of
-from storage import callers, destination_states, heartbeats, jobs, senders, tokens
+from storage import audit, callers, destination_states, heartbeats, jobs, senders, tokens
 from storage.callers import Rejected
 from storage.senders import Silence
 from storage.vitals import Growth, Latency, Queue
@@ -162,6 +162,33 @@ def test_each_trouble_is_a_sentence_with_the_page_where_it_is_mended(changes, se
     (trouble,) = troubles_of(dataclasses.replace(WELL, **changes))
     assert (trouble.sentence, trouble.is_urgent) == (sentence, is_urgent)
     assert trouble.href == (href or "/admin/destinations")
+
+
+@pytest.mark.requirement("SRS-STO-902")
+@pytest.mark.parametrize(
+    ("ahead_s", "while_down", "sentence"),
+    [
+        (-7200.0, True, "set back by 2 h 00 min while the node was down: times of before lie ahead of it"),
+        (7200.0, False, "set ahead by 2 h 00 min: it counts as waited"),
+        (-59.0, False, None),
+    ],
+)
+def test_a_clock_that_was_set_is_told_for_a_day(settings, database, clock, ahead_s, while_down, sentence):
+    """Times on every page are wrong by it, and the time service will do it again."""
+    detail = {"ahead_s": ahead_s, "jobs_moved": 0, "while_down": while_down}
+    with database.begin() as connection:
+        audit.record(connection, "clock_set", actor="upkeep", now=clock.now, detail=detail)
+
+    def told():
+        troubles = troubles_of(look(settings, database, clock.now))
+        return [trouble.sentence for trouble in troubles if trouble.href == "/admin/audit?event=clock_set"]
+
+    if sentence is None:
+        assert told() == []
+    else:
+        assert sentence in told()[0]
+    clock.now += timedelta(hours=25)
+    assert told() == []
 
 
 def test_few_studies_say_nothing_of_the_aim_and_many_silences_are_counted():

@@ -269,3 +269,28 @@ def test_what_is_no_number_of_a_page_is_refused(admin, path):
     """A sentence, not a fault."""
     assert admin.get(path).status_code == 422
     assert admin.get("/api/associations", params={"ae_title": "\x00"}).status_code == 200
+
+
+@pytest.mark.requirement("SRS-CLI-904")
+def test_who_was_turned_away_at_the_worklist_is_told_so_and_cannot_be_let_in_here(admin, database, clock):
+    """Who is let in on the page may send; for the worklist that button would do nothing."""
+    with database.begin() as connection:
+        rows = [
+            Rejected("RIS", "CXR_WORKLIST", "10.1.0.9", "worklist:calling_ae_title", 1, clock.now, clock.now),
+            Rejected("RIS_2", "WORKLIST", "10.1.0.9", "worklist:called_ae_title", 1, clock.now, clock.now),
+            Rejected("RIS_3", "CXR_WORKLIST", "10.1.0.9", "worklist:certificate", 1, clock.now, clock.now),
+            Rejected("RIS_4", "CXR_WORKLIST", "10.1.0.9", "worklist:maximum_associations", 1, clock.now, clock.now),
+            Rejected("", "", "10.1.0.9", "worklist:tls", 1, clock.now, clock.now, certificate="it has expired"),
+        ]
+        callers.note_rejected(connection, rows)
+    page = admin.get("/admin/senders").text
+    assert "/admin/senders/allow?rejected=" not in page
+    for sentence in (
+        "no [[caller]] of node.toml has this AE title and address.",
+        "it calls WORKLIST; that is CXR_WORKLIST.",
+        "change certificate of its [[caller]]",
+        "all associations were taken.",
+        "TLS failed: it has expired.",
+    ):
+        assert sentence in page
+    assert admin.get("/api/health").json()["detail"]["unknown_callers"] == 3

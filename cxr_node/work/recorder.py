@@ -1,4 +1,4 @@
-"""Writes down who sent and who was turned away, beside the line: no C-STORE waits for it.
+"""Writes down who sent and who was turned away, beside the line: no C-STORE and no query waits for it.
 
 What ended is written together, half a second later; a process that is killed loses at most that. Whoever floods the
 port with invented names costs a bounded number of rows.
@@ -21,7 +21,7 @@ from storage.associations import Association
 from storage.callers import Rejected
 from storage.errors import StorageError
 
-log = get_logger("receive")
+log = get_logger("work")
 
 GATHER_S = 0.5
 MOST_WAITING = 10_000  # associations, while the database does not answer
@@ -32,17 +32,26 @@ _CLOSE_WITHIN_S = 2.0
 
 
 class Recorder:
-    """Takes what happened from any thread, and writes it from its own. Its thread starts with the first."""
+    """Takes what happened from any thread, and writes it from its own. Its thread starts with the first.
+
+    Parameters
+    ----------
+    actor : the stage, as the audit trail calls who tells of many attempts at once
+    listener : put before each reason, see `storage.callers.WORKLIST`; "" for the ports that take images
+    """
 
     def __init__(
         self,
         database: Database,
         *,
+        actor: str = "receive",
+        listener: str = "",
         now: Callable[[], datetime] = utc_now,
         gather_s: float = GATHER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database, self._now, self._gather_s, self._clock = database, now, gather_s, clock
+        self._actor, self._listener = actor, listener
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -63,7 +72,7 @@ class Recorder:
     ) -> None:
         """Somebody was turned away; `certificate` is the one that was shown."""
         at = self._now()
-        key = (calling_ae_title, called_ae_title, peer_address, reason)
+        key = (calling_ae_title, called_ae_title, peer_address, f"{self._listener}{reason}")
         with self._lock:
             known = self._rejected.get(key)
             if known is not None:
@@ -85,7 +94,7 @@ class Recorder:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="receive-recorder", daemon=True)
+                    self._thread = threading.Thread(target=self._run, name=f"{self._actor}-recorder", daemon=True)
                     self._thread.start()
         self._wake.set()
 
@@ -136,10 +145,10 @@ class Recorder:
             self._audited.popleft()
         if untold and len(self._audited) < AUDITED_PER_MINUTE:
             self._audited.append(moment)
-            audit.record(connection, "associations_refused", actor="receive", now=at, detail={"attempts": untold})
+            audit.record(connection, "associations_refused", actor=self._actor, now=at, detail={"attempts": untold})
             untold = 0
         for item in rejected:
-            if item.reason in LIMITS:  # the node's own state, not the caller's doing
+            if item.reason.removeprefix(self._listener) in LIMITS:  # the node's own state, not the caller's doing
                 continue
             if len(self._audited) >= AUDITED_PER_MINUTE:
                 untold += item.attempts
