@@ -162,6 +162,7 @@ def main() -> None:
             "syntax": name,
             "visible_p50_s": round(statistics.median(latencies[name]), 3),
             "visible_p95_s": round(float(np.percentile(latencies[name], 95)), 3),
+            "visible_p99_s": round(float(np.percentile(latencies[name], 99)), 3),
             "sustained_per_s": round(statistics.median(rates[name]), 2),
         }
         for name in SYNTAXES

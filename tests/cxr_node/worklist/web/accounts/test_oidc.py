@@ -277,7 +277,7 @@ def test_a_provider_that_hangs_holds_few_threads_and_is_not_asked_at_every_click
     client = make_client(with_worklist(settings, require_token="always", oidc=gone))
     asked = []
 
-    def hangs(address: str) -> dict[str, object]:
+    def hangs(address: str, _minimum: str) -> dict[str, object]:
         asked.append(address)
         raise ProviderUnavailable(address)
 
