@@ -138,7 +138,7 @@ def _soak(kept: Kept) -> str:
 
 def _scale(kept: Kept) -> str:
     parts = []
-    for mix, title in (("waiting", "waiting work"), ("analysis", "analysis, a core each")):
+    for mix, title in (("waiting", "waiting work"), ("analysis", "analysis, a core each of the two there are")):
         rows = [row for row in kept["rows"] if row["what"] == mix]
         parts.append(
             f"{title}: "

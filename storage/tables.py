@@ -134,6 +134,9 @@ Index(
     sqlite_where=text(ON_LIST),
     postgresql_where=text(ON_LIST),
 )
+# Whose turn it is: one look at what was read last.
+READ = "read_at IS NOT NULL"
+Index("ix_studies_read", studies.c.read_at.desc(), sqlite_where=text(READ), postgresql_where=text(READ))
 # All that a filter asks, so that counting what it leaves reads the index alone.
 Index(
     "ix_studies_on_list",

@@ -6,7 +6,7 @@ What a filter leaves is counted in indexes; few studies are then ordered by them
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, exists, false, func, or_, select, text, true
@@ -43,12 +43,13 @@ class Bounds:
     """Where the list ends and what stands at its top.
 
     `since`: what received nothing from then on is off the list. `overdue_at`: whose first image came then or before
-    has waited for the maximum. `urgent_rank`: from this priority rank on a study is urgent.
+    has waited for the maximum, which is `max_wait`. `urgent_rank`: from this priority rank on a study is urgent.
     """
 
     since: datetime
     overdue_at: datetime
     urgent_rank: int
+    max_wait: timedelta
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,32 @@ class Found:
     counts: dict[str, int]
 
 
-def in_turn(urgent: Sequence[str], overdue: Sequence[str]) -> list[str]:
+def in_turn(urgent: Sequence[str], overdue: Sequence[str], *, overdue_first: bool = False) -> list[str]:
     """Merge two queues, urgent first: the n-th urgent one has the place 2n - 1, the n-th overdue one 2n, and who stands
-    in both queues the smaller of its places.
+    in both queues the smaller of its places. With `overdue_first` the two change places.
 
     Of the first n of each queue the first n of the merged one can be told: nobody behind them comes sooner.
     """
-    places = {uid: 2 * index + 1 for index, uid in enumerate(overdue)}
-    for index, uid in enumerate(urgent):
+    first, second = (overdue, urgent) if overdue_first else (urgent, overdue)
+    places = {uid: 2 * index + 1 for index, uid in enumerate(second)}
+    for index, uid in enumerate(first):
         places[uid] = min(2 * index, places.get(uid, 2 * index))
     return sorted(places, key=places.__getitem__)
+
+
+def is_turn_of_overdue(connection: Connection, urgent_rank: int, max_wait: timedelta) -> bool:
+    """Whether an overdue study is to be read next: the one read last was urgent, and had not waited for the maximum.
+
+    So a reader who always takes the first line of a list that is made anew serves both queues in turn, too.
+    """
+    read = (
+        select(studies.c.priority_rank, studies.c.first_received_at, studies.c.read_at)
+        .where(studies.c.read_at.is_not(None))
+        .order_by(studies.c.read_at.desc())
+        .limit(1)
+    )
+    last = connection.execute(read).first()
+    return last is not None and last.priority_rank >= urgent_rank and last.read_at - last.first_received_at < max_wait
 
 
 def page(
@@ -190,6 +207,7 @@ class _Query:
         top = in_turn(
             self._all(plain.where(is_urgent).order_by(*by_priority).limit(end)),
             self._all(plain.where(is_overdue).order_by(first, uid).limit(end)),
+            overdue_first=is_turn_of_overdue(self._connection, self._bounds.urgent_rank, self._bounds.max_wait),
         )
         chosen = top[offset:end]
         if end is None or len(top) < end:

@@ -11,19 +11,24 @@ from storage.worklist_query import Bounds, in_turn
 URGENT_RANK = rank(OrderedPriority.HIGH)  # that of a flagged study, and of what was ordered HIGH or STAT
 
 
-def arrange(studies: Iterable[Study], now: datetime, max_wait_min: float) -> list[Study]:
+def arrange(
+    studies: Iterable[Study], now: datetime, max_wait_min: float, *, overdue_first: bool = False
+) -> list[Study]:
     """Return the studies in the order in which they should be read; `storage.worklist_query` gives pages of the same.
 
     1. Two queues stand at the top. *Urgent*: effective priority HIGH or STAT, so every flagged study; by priority, then
        by waiting time. *Overdue*: every study that has waited `max_wait_min`; by waiting time alone. They are served in
-       turn, urgent first; a study that stands in both comes at the better of its places.
+       turn, urgent first, or overdue first where `overdue_first` says that it is theirs; a study that stands in both
+       comes at the better of its places.
     2. All others follow by priority, then by waiting time.
 
     Waiting counts from the first image. Equal ones are told apart by UID, so the order is total.
 
     Why in turn: put behind the urgent ones, an overdue study could wait for ever; put before them, the studies of a
     backlog would bury the one that was flagged a minute ago. In turn, an overdue study is preceded by at most two for
-    each that has waited longer, whatever else arrives, and the n-th urgent study by at most n - 1 overdue ones.
+    each that has waited longer, whatever else arrives, and the n-th urgent study by at most n overdue ones. Whose turn
+    it is is remembered (`storage.worklist_query.is_turn_of_overdue`): a list that is made anew after each reading would
+    else begin with an urgent study as long as one waits, and who always takes the first line would never reach others.
     Priority never lowers a study: a higher one moves it up or leaves it where it is.
 
     Source of the maximum wait: prioritisation alone raised the longest wait from 890 to 1293 min in simulation, a
@@ -35,6 +40,7 @@ def arrange(studies: Iterable[Study], now: datetime, max_wait_min: float) -> lis
     top = in_turn(
         [uid for uid in by_priority if known[uid].priority_rank >= URGENT_RANK],
         [uid for uid in by_waiting if is_overdue(known[uid], now, max_wait_min)],
+        overdue_first=overdue_first,
     )
     placed = set(top)
     return [known[uid] for uid in (*top, *(uid for uid in by_priority if uid not in placed))]
@@ -42,7 +48,8 @@ def arrange(studies: Iterable[Study], now: datetime, max_wait_min: float) -> lis
 
 def bounds(now: datetime, *, retain_h: float, max_wait_min: float) -> Bounds:
     """Return where the list ends and what stands at its top, for a query."""
-    return Bounds(now - timedelta(hours=retain_h), now - timedelta(minutes=max_wait_min), URGENT_RANK)
+    max_wait = timedelta(minutes=max_wait_min)
+    return Bounds(now - timedelta(hours=retain_h), now - max_wait, URGENT_RANK, max_wait)
 
 
 def is_overdue(study: Study, now: datetime, max_wait_min: float) -> bool:

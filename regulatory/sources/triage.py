@@ -22,11 +22,11 @@ FORMULA = "cxr_node/findings/triage/closed_form.py:closed_form"
 _SOURCE = EVIDENCE.as_posix()
 _SCENARIOS = {
     "load-0.8-no-cap": "one reader, busy 80 % of the time, no maximum wait",
-    "load-0.8-in-turn": "the same, maximum wait of the node, reader works down the list",
-    "load-0.8-top": "the same, maximum wait of the node, reader always takes the first line",
+    "load-0.8-in-turn": "the same, the node's own list with its maximum wait",
+    "load-0.8-top": "the same, a list elsewhere that knows the priority only",
     "load-0.9-no-cap": "one reader, busy 90 % of the time, no maximum wait",
-    "load-0.9-in-turn": "the same, maximum wait of the node, reader works down the list",
-    "load-0.9-top": "the same, maximum wait of the node, reader always takes the first line",
+    "load-0.9-in-turn": "the same, the node's own list with its maximum wait",
+    "load-0.9-top": "the same, a list elsewhere that knows the priority only",
     "day": "synthetic day, shifts of readers, log-normal readings, maximum wait of the node",
 }
 

@@ -239,7 +239,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--database", default="", help="a PostgreSQL server; SQLite without it")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--serve", nargs=3, metavar=("FOLDER", "URL", "PORT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
@@ -269,8 +268,8 @@ def main() -> None:
             f"{row['page']:24}"
             + "".join(f"{cell['p50_ms']:>12} / {cell['p95_ms']:<6}{cell['ratio_p50']:>6}x" for cell in cells)
         )
-    if given.json:
-        given.json.write_text(json.dumps({"rounds": given.rounds, "rows": rows}, indent=1))
+    database = "postgresql" if given.database else "sqlite"
+    print(json.dumps({"benchmark": "worklist", "rounds": given.rounds, "database": database, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ WORKLIST = {
 
 def test_the_worklist_costs_the_same_whatever_was_read_before(sqlite_database):
     """Its indexes hold what waits to be read; the history of years is in none of them."""
-    bounds = Bounds(NOON - timedelta(days=1), NOON - timedelta(hours=1), 3)
+    bounds = Bounds(NOON - timedelta(days=1), NOON - timedelta(hours=1), 3, timedelta(hours=1))
 
     def costs() -> dict[str, int]:
         return {

@@ -17,7 +17,8 @@ from storage.worklist_query import Bounds, Filter, in_turn, page
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MAX_WAIT_MIN = 120.0
-BOUNDS = Bounds(NOON - timedelta(hours=72), NOON - timedelta(minutes=MAX_WAIT_MIN), URGENT_RANK)
+MAX_WAIT = timedelta(minutes=MAX_WAIT_MIN)
+BOUNDS = Bounds(NOON - timedelta(hours=72), NOON - MAX_WAIT, URGENT_RANK, MAX_WAIT)
 
 
 def row(uid: str, waited_min: float = 10, rank: int = 1, **more: object) -> dict[str, object]:
@@ -143,7 +144,38 @@ def test_the_first_of_each_queue_tell_the_first_of_both(urgent, overdue, shared,
     both = [f"b{n}" for n in range(shared)]
     first = [f"u{n}" for n in range(urgent)] + both
     second = both + [f"o{n}" for n in range(overdue)]
-    assert in_turn(first[:length], second[:length])[:length] == in_turn(first, second)[:length]
+    for turn in (False, True):
+        merged = in_turn(first, second, overdue_first=turn)
+        assert in_turn(first[:length], second[:length], overdue_first=turn)[:length] == merged[:length]
+
+
+@pytest.mark.requirement("SRS-WLT-507")
+def test_who_always_takes_the_first_line_reads_urgent_and_overdue_in_turn(database):
+    """A list is made anew after each reading, and flags arrive all day: without memory nobody else were ever read."""
+    taken = []
+    with database.begin() as connection:
+        put(
+            connection,
+            *(row(f"urgent{n}", 30 - n, 3) for n in range(4)),
+            *(row(f"overdue{n}", 200 - n) for n in range(3)),
+        )
+        for minute in range(7):
+            first = uids(connection, limit=1)[0]
+            taken.append(first)
+            studies.mark_read(connection, first, NOON + timedelta(seconds=minute))
+    assert taken == ["urgent0", "overdue0", "urgent1", "overdue1", "urgent2", "overdue2", "urgent3"]
+
+
+@pytest.mark.requirement("SRS-WLT-507")
+def test_a_study_picked_by_hand_changes_no_turn(database):
+    """Neither urgent nor overdue, it was in nobody's place; and of one in both queues the overdue ones had theirs."""
+    with database.begin() as connection:
+        put(connection, row("urgent", 30, 3), row("overdue", 200), row("other", 10), row("both", 300, 3))
+        assert uids(connection)[0] == "both"
+        studies.mark_read(connection, "both", NOON)
+        assert uids(connection)[:2] == ["urgent", "overdue"]
+        studies.mark_read(connection, "other", NOON + timedelta(seconds=1))
+        assert uids(connection)[:2] == ["urgent", "overdue"]
 
 
 @pytest.mark.requirement("SRS-WLT-501")

@@ -13,11 +13,11 @@ from cxr_node.findings.triage.closed_form import Discipline
 
 
 class Reading(StrEnum):
-    """How a reader takes studies from a list with a maximum wait.
+    """By which list a reader takes studies.
 
-    The worklist lays urgent and overdue studies out in turn. Who works down the list reads them in turn; who always
-    takes the first line of a list ordered anew meets an urgent study there as long as one waits, and the maximum wait
-    then changes nothing between flagged and unflagged studies.
+    `IN_TURN` is the node's own: urgent and overdue studies in turn, for who works down it as for who always takes the
+    first line, since it remembers whose turn it is. `TOP` is a list elsewhere that sorts by the priority it is told:
+    an urgent study stands first as long as one waits, and the maximum wait changes nothing.
     """
 
     IN_TURN = "in-turn"

@@ -90,10 +90,10 @@ def test_the_order_is_total(studies, rng):
     assert sorted(study.study_instance_uid for study in found) == sorted(study.study_instance_uid for study in studies)
 
 
-@given(lists())
-def test_no_overdue_study_starves(studies):
+@given(lists(), st.booleans())
+def test_no_overdue_study_starves(studies, overdue_first):
     """However many urgent ones arrive: at most two precede it for each study that waits longer, and one more."""
-    found = arrange(studies, NOON, MAX_WAIT_MIN)
+    found = arrange(studies, NOON, MAX_WAIT_MIN, overdue_first=overdue_first)
     overdue = sorted(
         (study for study in studies if is_overdue(study, NOON, MAX_WAIT_MIN)),
         key=lambda study: (study.first_received_at, study.study_instance_uid),
@@ -102,10 +102,10 @@ def test_no_overdue_study_starves(studies):
         assert found.index(study) <= 2 * index + 1
 
 
-@given(lists())
-def test_an_urgent_study_is_never_buried_by_a_backlog(studies):
-    """The n-th urgent study has at most n - 1 that are only overdue before it."""
-    found = arrange(studies, NOON, MAX_WAIT_MIN)
+@given(lists(), st.booleans())
+def test_an_urgent_study_is_never_buried_by_a_backlog(studies, overdue_first):
+    """The n-th urgent study has at most n that are only overdue before it."""
+    found = arrange(studies, NOON, MAX_WAIT_MIN, overdue_first=overdue_first)
     urgent = [study for study in found if study.priority_rank >= URGENT_RANK]
     for study in urgent:
         before = found[: found.index(study)]

@@ -213,10 +213,11 @@ def test_a_reader_who_works_down_the_list_is_simulated_as_the_worklist_lays_it_o
 
 
 @pytest.mark.requirement("SRS-TRI-005")
-def test_the_first_line_of_a_new_list_is_a_flagged_study_however_long_others_have_waited():
-    """Why a reader who always takes the first line gets nothing of the maximum wait: the page must not claim more."""
+def test_on_a_list_that_knows_the_priority_only_the_maximum_wait_changes_nothing():
+    """The node's own list remembers whose turn it is; a list elsewhere does not, and the page must not claim more."""
     studies = [make_study("overdue", 600, False), make_study("flagged", 1, True)]
-    assert arrange(studies, NOON, 120.0)[0].study_instance_uid == "flagged"
+    first = [arrange(studies, NOON, 120.0, overdue_first=turn)[0].study_instance_uid for turn in (False, True)]
+    assert first == ["flagged", "overdue"]
     common = {"arrivals": Poisson(0.08, 2500), "accuracy": Accuracy(0.9, 0.3, 0.1), "replications": 5}
     without = run(scenario(**common))
     top = run(scenario(**common, max_wait_min=60.0, reading=Reading.TOP))
