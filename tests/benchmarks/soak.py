@@ -174,6 +174,7 @@ def main() -> int:
                 worker.join(60)
         try:
             wait_until(lambda: not _waiting(node), 60, "nothing waits")
+            listed = len((get_json(f"{node.url}/api/studies?limit=1000") or {}).get("studies", []))
             missing = [uid for uid in acknowledged if (node.study(uid) or {}).get("status") in (None, "pending")]
             deaths = [line for line in node.log_lines() if line.get("event") in ("stage_died", "acceptor_died")]
         finally:
@@ -195,6 +196,7 @@ def main() -> int:
         "acknowledged": len(acknowledged),
         "missing": len(missing),
         "deaths": len(deaths),
+        "listed_at_end": listed,
         "rows": rows,
     }
     print(json.dumps(result))
