@@ -214,5 +214,5 @@ def leave_out_unconvertible(dataset: Dataset) -> None:
                     leave_out_unconvertible(item)
             elif element.VR in ("DS", "IS") and any(type(value) is str and value for value in values):
                 del dataset[tag]  # the library keeps the text of a number that is none
-        except _UNREADABLE:
+        except (*_UNREADABLE, OSError):  # the bytes are in memory: the library's own, for a sequence that ends early
             del dataset[tag]

@@ -127,6 +127,17 @@ def test_a_value_that_contradicts_its_vr_is_left_out(read):
     assert "Rows" not in read(data.replace(b"US\x02\x00\x00\x01", b"US\x01\x00\x01", 1))
 
 
+def test_a_sequence_that_ends_within_its_first_item_is_left_out(read):
+    """The library then raises the error of a disk that fails, and a sender would be told to try again for ever."""
+    dataset = in_transfer_syntax(make_radiograph_dataset(), ImplicitVRLittleEndian)
+    data = to_part_10(dataset)
+    pixels = data.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    broken = struct.pack("<HHL", 0x0040, 0x0275, 2) + b"\0\0"
+    header = read(data[:pixels] + broken + data[pixels:])
+    assert "RequestAttributesSequence" not in header
+    assert header.Rows == 256
+
+
 def test_bytes_that_the_character_set_does_not_know_are_replaced(read):
     """mercure #59: such names stopped whole worklists."""
     data = to_part_10(make_radiograph_dataset(SpecificCharacterSet="ISO_IR 192", PatientName="DOE^JANE"))
