@@ -52,12 +52,19 @@ def _rows(evidence: Path) -> Iterator[Row]:
         for what, told in says.items():
             yield what, told(kept["result"]), kept["command"]
     yield "kill -9 at a durable step; other faults", _faults(), "pytest tests/faults"
+    yield "strangers, hostile bytes, damaged files", _hostile(), "make test"
 
 
 def _faults() -> str:
     from tests.faults import faults, points
 
     return f"{len(points.POINTS)} points; {len(faults.FAULTS)} faults: nothing acknowledged lost, none done twice"
+
+
+def _hostile() -> str:
+    from tests.faults.faults import HOSTILE
+
+    return f"{len(HOSTILE)} cases, each met as its row says, by the part that meets it"
 
 
 def _intake(kept: Kept) -> str:

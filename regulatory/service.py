@@ -129,6 +129,10 @@ def _faults() -> Iterator[str]:
     for title, rows in (("Kill -9", [row for row in points.rows() if row not in others]), ("Other faults", others)):
         yield from ("", f"### {title}", "")
         yield from _table(rows)
+    yield from ("", "### Strangers, hostile bytes, damaged files", "")
+    yield "Each row is a test of the part that meets it, not of a whole node, and holds what it says and no more."
+    yield ""
+    yield from _table([asdict(fault) for fault in faults.HOSTILE])
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

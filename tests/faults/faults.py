@@ -174,11 +174,15 @@ FAULTS: tuple[Fault, ...] = (
         "another sends the same bytes under the same UID: the PACS holds one object",
         "tests/faults/test_poison_and_hang.py::test_a_report_of_a_delivery_that_hung_is_the_same_for_the_pacs",
     ),
+)
+
+# What strangers, bytes and files do to the part that meets them; no whole node is run. `holds` is what is asserted.
+HOSTILE: tuple[Fault, ...] = (
     Fault(
         "strangers",
         "receive",
         "a thousand connections are made and dropped at full speed, as load balancers and port scans do",
-        "nothing stays open, the log is not filled, images are taken meanwhile and after",
+        "no connection, thread or descriptor stays, the log is not filled, images are taken before and after",
         "tests/cxr_node/receive/test_strangers.py::test_a_thousand_probes_leave_nothing_and_fill_no_log",
     ),
     Fault(
@@ -218,21 +222,21 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "large study",
-        "receive, analyze",
-        "a study has ten thousand images",
-        "each costs what the first did, and few of them are in memory at a time",
+        "receive",
+        "image after image of one study comes over one association",
+        "each costs as many statements as the first ones; one study, one job (10,000 of them: benchmark large_study)",
         "tests/cxr_node/receive/test_strangers.py::test_each_image_of_a_large_study_costs_the_same",
     ),
     Fault(
         "hostile image",
         "analyze",
         "a deflated dataset inflates without end",
-        "it is refused before it is inflated; the study is told of as not assessed",
+        "it is refused before it is inflated",
         "tests/cxr_node/imaging/test_decode.py::test_a_deflated_bomb_is_refused_before_it_is_inflated",
     ),
     Fault(
         "hostile image",
-        "analyze",
+        "page where images can be tried",
         "a header states 50,000 x 50,000 pixels",
         "no pixel is decoded; the image is excluded with its reason",
         "tests/cxr_node/analyze/test_drops.py::test_a_dataset_that_states_50_000_by_50_000_pixels_is_not_decoded",
@@ -240,8 +244,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "altered image",
         "analyze",
-        "the bytes of one stored image are not those that were received",
-        "it is excluded with its reason, and the others of its study are analysed",
+        "the bytes of one stored image are not those that were received, and another's are gone",
+        "both are excluded with their reason, and the third is looked at",
         "tests/cxr_node/analyze/test_lent.py::"
         "test_an_altered_image_is_excluded_and_the_others_of_its_study_are_analysed",
     ),
@@ -249,7 +253,7 @@ FAULTS: tuple[Fault, ...] = (
         "damaged model",
         "analyze",
         "a file of a model package is not the one that was released, at the start",
-        "the package is refused with the file and both hashes; jobs wait and nothing is analysed by it",
+        "the package is refused and Health names the file; jobs wait",
         "tests/cxr_node/analyze/test_models.py::"
         "test_a_package_that_is_damaged_at_the_start_is_refused_and_the_jobs_wait",
     ),

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from storage import faults
 from storage.errors import StorageBusy, StorageError
 from storage.faults import FOLDER_VARIABLE, VARIABLE, InjectedFault, fault_point
 from tests.conftest import ROOT
+from tests.faults.faults import HOSTILE
 from tests.faults.points import POINTS, rows
 
 pytestmark = pytest.mark.requirement("SRS-FLT-010")
@@ -44,7 +46,7 @@ def test_the_table_names_the_points_of_the_code_and_no_other():
 
 def test_each_row_of_the_table_says_what_happens_and_what_holds_and_names_its_test():
     """The table of faults survived is made of these sentences."""
-    for row in rows():
+    for row in (*rows(), *map(asdict, HOSTILE)):
         assert all(row.values()), row
         path, _, name = row["test"].split(" ")[0].partition("::")
         text = (ROOT / path).read_text(encoding="utf-8")
