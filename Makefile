@@ -44,7 +44,7 @@ bench: $(VENV)/.installed-dev
 
 # Every test, and what each requirement's tests came to in regulatory/evidence/tests.json; build the regulatory file after it.
 evidence: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(WORKERS) --evidence regulatory/evidence/tests.json
+	$(BIN)/python -m pytest $(WORKERS) --evidence=regulatory/evidence/tests.json
 
 # The regulatory file from committed results: its pages, and all of it as one HTML page and one PDF in build/regulatory.
 regulatory: $(VENV)/.installed-dev

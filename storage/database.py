@@ -215,6 +215,7 @@ def _sqlite_engine(url: URL) -> Any:
         url,
         pool_size=8,
         max_overflow=32,
+        pool_use_lifo=True,  # each has a cache of 2 MB; those that rest do not fill theirs
         hide_parameters=True,
         json_serializer=to_json,
         connect_args={"timeout": BUSY_TIMEOUT_S},

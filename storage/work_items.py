@@ -12,7 +12,7 @@ another system created is `external`. Rows are kept: a final one may still be as
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import String, and_, case, cast, exists, func, literal, not_, or_, select, update
 from sqlalchemy.engine import Connection
@@ -53,6 +53,22 @@ class WorkItem:
     performer: str
     attributes: dict[str, Any]
     announced: str
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def acted_at(self) -> datetime | None:
+        """When somebody acted on it last; None while nobody did."""
+        return self.updated_at if self.updated_at > self.created_at else None
+
+
+class Mark(NamedTuple):
+    """Of a work item what a long list can hold of each: not what was set on it."""
+
+    id: int
+    sop_instance_uid: str
+    study_instance_uid: str
+    state: str
     created_at: datetime
     updated_at: datetime
 
@@ -135,26 +151,31 @@ def readings(connection: Connection, study_instance_uids: Collection[str]) -> di
 
 def acted_on(
     connection: Connection, *, since: datetime, kinds: Collection[str] = KINDS, states: Collection[str] = STATES
-) -> list[WorkItem]:
-    """Return, oldest first, the items of `kinds` in one of `states` that a list from `since` on shows beside the plain
-    reading tasks: reading tasks that somebody acted on, and all others; one that is held or created by another system
-    and open stays, however old.
+) -> list[Mark]:
+    """Return, oldest first, marks of the items of `kinds` in one of `states` that a list from `since` on shows beside
+    the plain reading tasks: reading tasks that somebody acted on, and all others; one that is held or created by
+    another system and open stays, however old.
     """
     touched = or_(work_items.c.kind != READING, work_items.c.updated_at > work_items.c.created_at)
     recent = work_items.c.updated_at >= since
     still_open = and_(work_items.c.kind == EXTERNAL, work_items.c.state.not_in(FINAL))
     held = work_items.c.state == IN_PROGRESS
-    return _items(
-        connection,
-        select(*_COLUMNS)
+    rows = connection.execute(
+        select(*(work_items.c[name] for name in Mark._fields))
         .where(
             touched,
             or_(recent, still_open, held),
             work_items.c.kind.in_(list(kinds)),
             work_items.c.state.in_(list(states)),
         )
-        .order_by(work_items.c.id),
+        .order_by(work_items.c.id)
     )
+    return [Mark._make(row) for row in rows]
+
+
+def of_ids(connection: Connection, ids: Collection[int]) -> dict[int, WorkItem]:
+    """Return the work items of these rows, by id."""
+    return {row.id: row for row in _items(connection, select(*_COLUMNS).where(work_items.c.id.in_(ids)))}
 
 
 def change(

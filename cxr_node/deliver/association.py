@@ -18,7 +18,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from cxr_node.errors import AssociationRefused, NotNegotiated, Unreachable
-from cxr_node.requestor import associate
+from cxr_node.requestor import associate, stands
 from cxr_node.settings import Destination, Peer, Settings, Tls
 from cxr_node.tls import Minimum, client_context
 
@@ -193,7 +193,7 @@ class Line:
         ------
         NoAnswer
         """
-        if not association.is_established:
+        if not stands(association):
             raise NoAnswer(f"{self.where} closed the association before {request}")
 
     def no_answer(self, request: str, waited_s: float) -> NoAnswer:

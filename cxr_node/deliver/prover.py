@@ -38,6 +38,7 @@ from cxr_node.deliver.rest import Rest
 from cxr_node.deliver.verdict import COMMITMENT, QUERY, Found, Sought, Verdict
 from cxr_node.errors import DeliveryError, NotNegotiated, StorageUnavailable
 from cxr_node.log import get_logger
+from cxr_node.requestor import stands
 from cxr_node.settings import Destination, Settings
 from cxr_node.work import Outcome
 from storage import Database, audit, commitments, deliveries, jobs
@@ -199,7 +200,7 @@ class Prover:
         """Keep the association for reports over it, as long as one is owed; they may as well come to the listener."""
         deadline = time.monotonic() + self.linger_s
         owed = {item.transaction_uid for item in asked}
-        while owed and association.is_established and time.monotonic() < deadline:
+        while owed and stands(association) and time.monotonic() < deadline:
             with self.database.read() as connection:
                 found = [commitments.get(connection, uid) for uid in owed]
             owed = {item.transaction_uid for item in found if item is not None and item.state == commitments.ASKING}

@@ -3,6 +3,7 @@
 Source: DICOM PS3.4 C.4.1, CC.2.8, K.4.1.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import tzinfo as TimeZone
@@ -29,7 +30,7 @@ from cxr_node.worklist.ups_tasks import MOST_UIDS
 from storage import instances, studies, work_items
 from storage.errors import StorageError
 from storage.studies import Study
-from storage.work_items import READING, SCHEDULED, WorkItem
+from storage.work_items import READING, SCHEDULED, Mark, WorkItem
 
 log = get_logger("worklist")
 
@@ -40,6 +41,9 @@ PENDING_WITHOUT_OPTIONAL_KEYS = 0xFF01
 CANCELLED = 0xFE00
 OUT_OF_RESOURCES = 0xA700
 IDENTIFIER_DOES_NOT_MATCH = 0xA900
+
+MOST_WAITING_RESPONSES = 64
+_POLL_S = 0.002
 
 MODELS = (UnifiedProcedureStepPull, UnifiedProcedureStepWatch, UnifiedProcedureStepQuery)
 
@@ -78,6 +82,8 @@ class FindScp:
                     yield CANCELLED, None
                     return
                 count += 1
+                if not _room(event.assoc):
+                    return
                 if asked_zone is not None:
                     found.TimezoneOffsetFromUTC = identifier.TimezoneOffsetFromUTC
                 yield status, found
@@ -111,7 +117,7 @@ class FindScp:
                 item = build(mwl.ATTRIBUTES, self._with_images(work), wanted)
             yield status, answer(identifier, item, zone)
 
-    def _readings(self, uids: list[str]) -> Iterator[tuple[Study, WorkItem | None]]:
+    def _readings(self, uids: list[str]) -> Iterator[tuple[Study, Mark | WorkItem | None]]:
         """Yield the studies on the list with their reading tasks; those of `uids` are looked up, not walked to."""
         services, since = self._services, self._services.ups.tasks.since(self._services.now())
         if 0 < len(uids) <= MOST_UIDS:
@@ -124,12 +130,12 @@ class FindScp:
             return
         with services.database.read() as connection:
             claimed = {
-                row.study_instance_uid: row for row in work_items.acted_on(connection, since=since, kinds=[READING])
+                mark.study_instance_uid: mark for mark in work_items.acted_on(connection, since=since, kinds=[READING])
             }
         for study in services.listing.walk():
             yield study, claimed.get(study.study_instance_uid)
 
-    def _work(self, study: Study, row: WorkItem | None, zone: TimeZone) -> Work:
+    def _work(self, study: Study, row: Mark | WorkItem | None, zone: TimeZone) -> Work:
         worklist = self._settings.worklist
         state = row.state if row is not None else SCHEDULED
         changed_at = row.acted_at if row is not None else None
@@ -138,6 +144,19 @@ class FindScp:
     def _with_images(self, work: Work) -> Work:
         with self._services.database.read() as connection:
             return replace(work, images=instances.of_study(connection, work.study.study_instance_uid))
+
+
+def _room(association: Any) -> bool:
+    """Wait while the peer does not take what it asked for, and return whether it is still there.
+
+    The library queues every response at once; a long list for a slow reader would stand in memory whole.
+    """
+    queue = association.dul.to_provider_queue
+    while queue.qsize() >= MOST_WAITING_RESPONSES:
+        if not (association.is_established and association.dul.is_alive()):
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def actor_of(event: Any) -> str:

@@ -1,9 +1,11 @@
 """Finding work items wherever they are: derived from a study, on a row, or both. Reads only."""
 
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from datetime import tzinfo as TimeZone
+from itertools import islice
+from typing import TypeVar
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
@@ -21,9 +23,11 @@ from cxr_node.worklist.matching import has_unsupported_keys, matches, values_of
 from cxr_node.worklist.order import arrange
 from storage import Database, instances, studies, work_items
 from storage.studies import BACKFILL, Study
-from storage.work_items import AI, EXTERNAL, READING, SCHEDULED, STATES, WorkItem
+from storage.work_items import AI, EXTERNAL, READING, SCHEDULED, STATES, Mark, WorkItem
 
 log = get_logger("worklist")
+
+_T = TypeVar("_T")
 
 MOST_UIDS = 200  # looked up one by one; more are matched over the whole list
 _MOST_FRESH = 20_000  # studies whose tasks no row holds yet; they are made within a second or two
@@ -88,8 +92,8 @@ class Tasks:
     def find(self, keys: Dataset, *, now: datetime, zone: TimeZone | None = None) -> Iterator[tuple[Dataset, bool]]:
         """Yield the attributes asked for of each work item that matches, and whether a key was not supported.
 
-        Reading tasks come first, in reading order, then all others, oldest first. A query by SOP Instance UID or Study
-        Instance UID looks these up and walks nothing.
+        Reading tasks of studies on the list come first, in reading order, then those of studies that were read, then
+        all others, oldest first. A query by SOP Instance UID or Study Instance UID looks these up and walks nothing.
 
         Parameters
         ----------
@@ -174,47 +178,61 @@ class Tasks:
         return found
 
     def _all(self, states: Sequence[str], now: datetime) -> Iterator[Task]:
+        """Yield in parts that are read when they are asked for: a long list is never held whole."""
         since = self.since(now)
         with self._database.read() as connection:
             # Reading tasks of every state: one that is claimed must not appear as a scheduled one.
             claimed = work_items.acted_on(connection, since=since, kinds=[READING])
             others = work_items.acted_on(connection, since=since, kinds=[AI, EXTERNAL], states=states)
-        readings = {row.sop_instance_uid: row for row in claimed}
+        readings = {mark.sop_instance_uid: mark for mark in claimed}
         if SCHEDULED in states:
-            for study in self._listing.walk():
-                uid = ups.work_item_uid(study.study_instance_uid, study.reopened)
-                row = readings.pop(uid, None)
-                if (row.state if row is not None else SCHEDULED) in states:
-                    yield Task(uid, READING, row, study)
-        left = [row for row in readings.values() if row.state in states]
-        known = self._known({row.study_instance_uid for row in left} | {row.study_instance_uid for row in others})
-        yield from self._claimed(left, known, now)
-        for row in others:
-            yield self._with_study(row, known.get(row.study_instance_uid) if row.kind == AI else None)
+            for part in _parts(self._listing.walk()):
+                yield from (task for task in self._of_listed(part, readings) if task.state in states)
+        yield from self._claimed([mark for mark in readings.values() if mark.state in states], now)
+        for marks in _parts(others):
+            yield from self._of_marks(marks)
 
-    def _claimed(self, rows: Sequence[WorkItem], known: Mapping[str, Study], now: datetime) -> Iterator[Task]:
-        """Yield reading tasks that somebody acted on: first the present ones of studies on the list, then those of
-        studies that were read, also where an image that came later put the study on the list again."""
-        since, max_wait_min = self.since(now), self._settings.worklist.max_wait_min
-        present: dict[str, list[WorkItem]] = {}
-        past: dict[str, list[WorkItem]] = {}
-        for row in rows:
-            study = known.get(row.study_instance_uid)
-            if study is None:
-                continue
-            is_present = row.sop_instance_uid == ups.work_item_uid(study.study_instance_uid, study.reopened)
-            where = present if is_present and studies.is_listed(study, since) else past
-            where.setdefault(row.study_instance_uid, []).append(row)
-        for part in (present, past):
-            for study in arrange([known[uid] for uid in part], now, max_wait_min):
-                yield from (self._with_study(row, study) for row in part[study.study_instance_uid])
+    def _of_listed(self, part: Sequence[Study], readings: dict[str, Mark]) -> Iterator[Task]:
+        """Yield the reading tasks of studies on the list; their marks are taken out of `readings`."""
+        uids = [ups.work_item_uid(study.study_instance_uid, study.reopened) for study in part]
+        rows = {row.sop_instance_uid: row for row in self._rows([readings.pop(uid) for uid in uids if uid in readings])}
+        for uid, study in zip(uids, part, strict=True):
+            yield Task(uid, READING, rows.get(uid), study)
 
-    def _known(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
-        uids, found = sorted(study_instance_uids), dict[str, Study]()
-        for start in range(0, len(uids), MOST_UIDS):
-            with self._database.read() as connection:
-                found |= studies.of_uids(connection, uids[start : start + MOST_UIDS])
-        return found
+    def _claimed(self, marks: Sequence[Mark], now: datetime) -> Iterator[Task]:
+        """Yield reading tasks that somebody acted on: first the present ones of studies on the list, in reading order,
+        then those of studies that were read, also where an image that came later put the study on the list again."""
+        since, present, past = self.since(now), dict[str, tuple[Study, Mark]](), list[Mark]()
+        for part in _parts(marks):
+            known = self._known(part)
+            for mark in part:
+                study = known.get(mark.study_instance_uid)
+                if study is None:
+                    continue
+                is_present = mark.sop_instance_uid == ups.work_item_uid(study.study_instance_uid, study.reopened)
+                if is_present and studies.is_listed(study, since):
+                    present[study.study_instance_uid] = study, mark
+                else:
+                    past.append(mark)
+        in_order = arrange([study for study, _ in present.values()], now, self._settings.worklist.max_wait_min)
+        for marks in _parts([present[study.study_instance_uid][1] for study in in_order] + past):
+            yield from self._of_marks(marks)
+
+    def _of_marks(self, marks: Sequence[Mark]) -> Iterator[Task]:
+        """Yield the work items of these marks, in their order."""
+        known = self._known(marks)
+        yield from (self._with_study(row, known.get(row.study_instance_uid)) for row in self._rows(marks))
+
+    def _rows(self, marks: Sequence[Mark]) -> list[WorkItem]:
+        if not marks:
+            return []
+        with self._database.read() as connection:
+            found = work_items.of_ids(connection, [mark.id for mark in marks])
+        return [found[mark.id] for mark in marks if mark.id in found]
+
+    def _known(self, marks: Sequence[Mark]) -> dict[str, Study]:
+        with self._database.read() as connection:
+            return studies.of_uids(connection, {mark.study_instance_uid for mark in marks})
 
     def _of_row(self, connection: Connection, row: WorkItem) -> Task:
         study = None if row.kind == EXTERNAL else studies.get(connection, row.study_instance_uid)
@@ -238,6 +256,13 @@ class Tasks:
             return work
         with self._database.read() as connection:
             return replace(work, images=instances.of_study(connection, study.study_instance_uid))
+
+
+def _parts(found: Iterable[_T]) -> Iterator[list[_T]]:
+    """Yield what was found in lists of at most so many as one statement asks for."""
+    rest = iter(found)
+    while part := list(islice(rest, MOST_UIDS)):
+        yield part
 
 
 def _overlay(

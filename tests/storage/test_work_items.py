@@ -80,6 +80,12 @@ def test_what_was_acted_on_is_told_from_what_was_only_announced(database):
             "1.2"
         ]
         assert [row.sop_instance_uid for row in work_items.acted_on(connection, since=since, kinds=[AI])] == ["1.3"]
+        marks = work_items.acted_on(connection, since=since)
+        rows = work_items.of_ids(connection, [mark.id for mark in marks])
+        assert {row.sop_instance_uid: row.acted_at for row in rows.values()} == {
+            mark.sop_instance_uid: mark.acted_at for mark in marks
+        }
+        assert [mark.acted_at for mark in marks] == [LATER, None, None]
         found = work_items.reading(connection, "2")
         assert found is not None
         assert found.sop_instance_uid == "1.2"

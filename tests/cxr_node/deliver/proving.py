@@ -156,7 +156,7 @@ class Proving:
             self.node.database,
             self.node.shelf,
             now=lambda: self.now,
-            linger_s=1.0,
+            linger_s=20.0,  # it ends when no report is owed; a busy machine has the time it needs
         )
         self.worker = ProofWorker(
             database=self.node.database,

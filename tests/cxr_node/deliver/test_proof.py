@@ -1,5 +1,6 @@
 """A destination answered Success: does it hold the object?"""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -349,10 +350,11 @@ def test_a_peer_that_dies_in_the_middle_is_asked_for_the_rest_later(node):
         assert len(archive.requests) == 2
         reasons = [proving.job("prove:pacs", item).reason for item in made]
         assert "broke the association off during N-ACTION" in reasons[1]
-        assert all("closed the association before N-ACTION" in reason for reason in reasons[2:])
+        ended = re.compile("closed the association before N-ACTION|broke the association off during N-ACTION")
+        assert all(ended.search(reason) for reason in reasons[2:]), reasons  # as soon as the end is noticed
         assert proving.report(made[0], archive.transactions[0]) is not None
         archive.report = None
-        proving.prover.linger_s = 1.0
+        proving.prover.linger_s = 20.0
         proving.after(300)
     assert {proving.proof(item) for item in made} == {COMMITTED}
 

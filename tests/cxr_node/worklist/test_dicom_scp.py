@@ -2,8 +2,12 @@
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 from pydicom.dataset import Dataset
@@ -20,12 +24,16 @@ from pynetdicom.sop_class import (
 
 from cxr_node.requestor import associate
 from cxr_node.settings import Caller, Settings
+from cxr_node.worklist import find_scp, ups_tasks
 from cxr_node.worklist.dicom_scp import WorklistScp
+from cxr_node.worklist.find_scp import FindScp
 from cxr_node.worklist.services import make_services
 from cxr_node.worklist.ups import work_item_uid
-from storage import Database, audit, studies
+from storage import Database, audit, studies, work_items
+from storage.work_items import COMPLETED, IN_PROGRESS
 from tests.conftest import find_program
 from tests.cxr_node.worklist.conftest import Clock, Ward
+from tests.system.conftest import wait_until
 
 StartScp = Callable[[Settings], WorklistScp]
 PATIENT_STUDY_ONLY_FIND = b"1.2.840.10008.5.1.4.1.2.3.1"
@@ -353,3 +361,81 @@ def test_echoscu_is_answered(scp):
     """The first thing an administrator tries."""
     ran = subprocess.run(["echoscu", "-aec", "CXR_WORKLIST", "127.0.0.1", str(scp.port)], timeout=30)
     assert ran.returncode == 0
+
+
+@pytest.mark.requirement("SRS-WLT-009")
+def test_a_list_of_several_parts_comes_whole_and_in_order(scp, settings, database, ward, clock, monkeypatch):
+    """It is read in parts, so that a long one is never held whole: nothing is left out, nothing comes twice."""
+    for number in range(4, 12):
+        ward.add(f"1.2.3.{number}", waited_min=100 - number)
+    services = make_services(settings, database, clock)
+    services.pump.run_once()
+
+    def asked(**keys: str) -> list[tuple[str, str, str]]:
+        wanted = ups_keys(ProcedureStepState="", ScheduledProcedureStepPriority="")
+        wanted.update(ups_keys(**{"ProcedureStepState": "", **keys}))
+        items = [item for _, item in find(scp, UnifiedProcedureStepPull, wanted) if item is not None]
+        return [(item.SOPInstanceUID, item.StudyInstanceUID, item.ProcedureStepState) for item in items]
+
+    whole = asked()
+    assert len({uid for uid, _, _ in whole}) == len(whole) == 22
+    assert [study for _, study, _ in whole[:3]] == ["1.2.3.3", "1.2.3.1", "1.2.3.4"]
+    now = clock.now + timedelta(minutes=1)
+    with database.begin() as connection:
+        for number in (2, 5, 7):
+            studies.mark_read(connection, f"1.2.3.{number}", now)
+            row = work_items.get(connection, work_item_uid(f"1.2.3.{number}"))
+            work_items.change(connection, row, state=COMPLETED, now=now)
+        row = work_items.get(connection, work_item_uid("1.2.3.9"))
+        work_items.change(connection, row, state=IN_PROGRESS, transaction_uid="2.25.7", now=now)
+    expected, claimed = asked(), asked(ProcedureStepState="IN PROGRESS")
+    assert [(study, state) for uid, study, state in expected if uid == work_item_uid(study)][-3:] == [
+        ("1.2.3.5", "COMPLETED"),
+        ("1.2.3.7", "COMPLETED"),
+        ("1.2.3.2", "COMPLETED"),
+    ]
+    assert ("1.2.3.9", "IN PROGRESS") in {item[1:] for item in claimed}
+    monkeypatch.setattr(ups_tasks, "MOST_UIDS", 2)
+    assert asked() == expected
+    assert asked(ProcedureStepState="IN PROGRESS") == claimed
+
+
+@pytest.mark.requirement("SRS-WLT-009")
+def test_answers_wait_for_a_reader_that_does_not_take_them(settings, database, clock, ward, monkeypatch):
+    """Its list does not stand in memory whole, and whoever went away is not answered on."""
+    for number in range(5):
+        ward.add(f"1.2.3.{number}")
+    monkeypatch.setattr(find_scp, "MOST_WAITING_RESPONSES", 2)
+    queue: Queue[int] = Queue()
+    is_alive = threading.Event()
+    is_alive.set()
+    association = SimpleNamespace(
+        is_established=True,
+        dul=SimpleNamespace(to_provider_queue=queue, is_alive=is_alive.is_set),
+        requestor=SimpleNamespace(ae_title="RIS", address="127.0.0.1"),
+    )
+    event = SimpleNamespace(
+        request=SimpleNamespace(AffectedSOPClassUID=UnifiedProcedureStepPull),
+        identifier=ups_keys(),
+        is_cancelled=False,
+        assoc=association,
+    )
+    answered: list[int] = []
+
+    def handle() -> None:
+        for status, _ in FindScp(settings, make_services(settings, database, clock)).find(event):
+            answered.append(status)
+            queue.put(status)
+
+    handler = threading.Thread(target=handle, daemon=True)
+    handler.start()
+    wait_until(lambda: queue.qsize() == 2, 20, "as many as may wait do")
+    queue.get()
+    wait_until(lambda: len(answered) == 3, 20, "one was taken, one more comes")
+    handler.join(0.1)
+    assert handler.is_alive()
+    assert len(answered) == 3
+    is_alive.clear()
+    handler.join(20)
+    assert not handler.is_alive()
+    assert len(answered) == 3
