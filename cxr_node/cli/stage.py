@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from cxr_node.cli.privilege import root_trouble
 from cxr_node.errors import SettingsError
+from cxr_node.heaps import share_heaps
 from cxr_node.log import configure_logging, get_logger
 from cxr_node.settings import Settings
 from cxr_node.signals import stop_on_signals
@@ -25,6 +26,8 @@ def run_stage(settings: Settings, arguments: argparse.Namespace) -> int:
     """Run the stage named on the command line until SIGTERM or SIGINT."""
     stage: str = arguments.stage
     configure_logging(settings.node.log_level, stage)
+    if stage != "analyze":  # there several threads work on large arrays at once
+        share_heaps()
     stop = threading.Event()
     stop_on_signals(stop)
     if arguments.parent:
