@@ -69,6 +69,30 @@ SECURITY_HEADERS = {
 
 STRICT_TRANSPORT = "max-age=31536000"
 
+# In the order in which a path is held against them.
+ROUTERS = (
+    feedback_api.router,  # before `api`, whose study route takes every path below /studies
+    destinations_api.router,
+    heat_maps_api.router,
+    images_api.router,
+    drop_api.router,
+    drop_page.router,
+    rules_page.router,
+    api.router,
+    ups_rs.router,
+    health.router,
+    list_page.router,
+    study_page.router,
+    *reception.ROUTERS,
+    *operations.ROUTERS,
+    docs_page.router,
+    login.router,
+    oidc_page.router,
+    account_page.router,
+    users_page.router,
+    users_api.router,
+)
+
 
 class SecurityHeaders:
     """Puts the headers on every answer. Plain ASGI, so that an event stream passes unbuffered."""
@@ -112,23 +136,9 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.kept = Kept[Any]()
     app.state.models = health.ModelCheck(services.settings, services.database)
-    app.include_router(feedback_api.router)  # before `api`, whose study route takes every path below /studies
-    app.include_router(destinations_api.router)
-    app.include_router(heat_maps_api.router)
-    app.include_router(images_api.router)
-    app.include_router(drop_api.router)
-    app.include_router(drop_page.router)
-    app.include_router(rules_page.router)
-    app.include_router(api.router)
-    app.include_router(ups_rs.router)
-    app.include_router(health.router)
-    app.include_router(list_page.router)
-    app.include_router(study_page.router)
-    for router in (*reception.ROUTERS, *operations.ROUTERS):
-        app.include_router(router)
-    app.include_router(docs_page.router)
-    for router in (login.router, oidc_page.router, account_page.router, users_page.router, users_api.router):
-        app.include_router(router)
+    # Their routes as they stand: what is included, FastAPI builds once more: a tenth of a second for all of them.
+    for router in ROUTERS:
+        app.router.routes.extend(router.routes)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     worklist = services.settings.worklist
     app.state.provider = Provider(services.settings, services.now) if worklist.oidc.issuer else None

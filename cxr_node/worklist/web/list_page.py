@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from cxr_node.findings import OrderedPriority
@@ -10,7 +10,7 @@ from cxr_node.worklist.services import Services
 from cxr_node.worklist.web import present
 from cxr_node.worklist.web.access import StudyReader
 from cxr_node.worklist.web.list_query import PageQuery
-from cxr_node.worklist.web.rendering import render
+from cxr_node.worklist.web.rendering import opened_alone, render
 
 PAGE_SIZE = 100
 
@@ -70,9 +70,9 @@ def worklist_page(request: Request, reader: StudyReader, query: Annotated[PageQu
 
 
 @router.get("/list")
-def worklist_part(request: Request, reader: StudyReader, query: Annotated[PageQuery, Query()]) -> HTMLResponse:
+def worklist_part(request: Request, reader: StudyReader, query: Annotated[PageQuery, Query()]) -> Response:
     """The list without the page around it, for an open page that renews itself."""
-    return _list_answer("list.html", request, reader.name, reader.role, query)
+    return opened_alone(request, "/") or _list_answer("list.html", request, reader.name, reader.role, query)
 
 
 def _list_answer(template: str, request: Request, actor: str, role: str, query: PageQuery) -> HTMLResponse:

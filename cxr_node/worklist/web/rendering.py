@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cxr_node import __version__
@@ -73,6 +73,16 @@ def render(request: Request, template: str, status_code: int = 200, **values: An
     `path`, `banner`, `station`, `profile`, `version`.
     """
     return HTMLResponse(render_text(request, template, **values), status_code=status_code)
+
+
+def opened_alone(request: Request, page: str) -> RedirectResponse | None:
+    """Return the way to the whole page where a browser opens a part of one by its address, None else.
+
+    Source: W3C Fetch Metadata Request Headers, 2.2 (Sec-Fetch-Mode).
+    """
+    if request.headers.get("sec-fetch-mode") != "navigate":
+        return None
+    return RedirectResponse(f"{page}?{request.url.query}" if request.url.query else page, status_code=303)
 
 
 def render_text(request: Request, template: str, **values: Any) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from cxr_node.worklist.services import Services
@@ -16,7 +16,7 @@ from cxr_node.worklist.web.admin.condition import MISSING, READY, STARTING, Cond
 from cxr_node.worklist.web.admin.health_api import status_of
 from cxr_node.worklist.web.admin.troubles import CERTIFICATE_DAYS, SLO_S, days_left, summary, troubles_of
 from cxr_node.worklist.web.present import Instant
-from cxr_node.worklist.web.rendering import render
+from cxr_node.worklist.web.rendering import opened_alone, render
 from storage.vitals import Latency, Queue
 
 _MARKS = {READY: "✓", STARTING: "…", MISSING: "✕"}
@@ -72,9 +72,9 @@ def health_page(request: Request, admin: Admin) -> HTMLResponse:
 
 
 @router.get("/health")
-def health_part(request: Request, admin: Admin) -> HTMLResponse:
+def health_part(request: Request, admin: Admin) -> Response:
     """The page without what is around it, for an open page that renews itself."""
-    return render(request, "admin/health_part.html", **_values(request))
+    return opened_alone(request, "/admin") or render(request, "admin/health_part.html", **_values(request))
 
 
 def _values(request: Request) -> dict[str, Any]:

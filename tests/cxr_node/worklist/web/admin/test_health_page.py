@@ -330,6 +330,10 @@ def test_the_page_shows_sentence_and_figures_to_an_admin_only(client, sign_in, t
         assert "receive gives no sign of life: no image can come in." in text
     assert "<html" in page.text
     assert "<html" not in part.text
+    opened = client.get("/admin/health", headers={"Sec-Fetch-Mode": "navigate"}, follow_redirects=False)
+    assert (opened.status_code, opened.headers["location"]) == (303, "/admin"), "a bookmark of the part is no page"
+    opened = client.get("/list?state=flagged", headers={"Sec-Fetch-Mode": "navigate"}, follow_redirects=False)
+    assert (opened.status_code, opened.headers["location"]) == (303, "/?state=flagged")
 
 
 def test_a_monitoring_system_reads_numbers_and_an_admin_the_rest(make_client, settings, database, clock, troubled):
