@@ -123,9 +123,9 @@ def distribution(choice: str) -> Alone | Strategy:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise DistributionError(f"training.distribute {choice}: expected the Keras backend tensorflow, found {backend}")
-    import tensorflow as tf
-
     if choice == "mirrored":
+        import tensorflow as tf
+
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return Strategy(tf.distribute.MirroredStrategy([device.name for device in devices]), 0, 1)
     try:
@@ -136,4 +136,6 @@ def distribution(choice: str) -> Alone | Strategy:
             "training.distribute multi-worker: expected the environment variable TF_CONFIG to name the workers, "
             f'{{"cluster": {{"worker": ["host:port", …]}}, "task": {{"type": "worker", "index": 0}}}}, found {error!r}'
         ) from error
+    import tensorflow as tf
+
     return Strategy(tf.distribute.MultiWorkerMirroredStrategy(), worker, len(workers))

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cxr_node.analyze import Analyzer, load_packages
 from cxr_node.analyze.analyzer import Prepared
 from cxr_node.cli.send import files_of
 from cxr_node.errors import CxrNodeError, UnreadablePixels
 from cxr_node.findings import Exclusion, ImageReference
 from cxr_node.imaging import is_picture, radiograph_from_picture_file
-from cxr_node.inference import Engine
+from cxr_node.inference import Engine, ModelPackage
 from cxr_node.log import configure_logging
 from cxr_node.settings import Settings
 
@@ -23,6 +25,9 @@ BATCH = 32
 def predict(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print a line per file; the exit status is 1 where there was no file."""
     configure_logging("warning")
+    paths = list(files_of(arguments.paths))
+    if not paths:
+        raise CxrNodeError("no file found in the paths given")
     names = (arguments.model,) if arguments.model else settings.analyze.models
     packages = load_packages(settings, names)
     cache = settings.data_dir / "cache"
@@ -31,15 +36,25 @@ def predict(settings: Settings, arguments: argparse.Namespace) -> int:
         profile=arguments.profile or settings.node.profile,
         # Where no node has run, nothing is converted for one call: the engine takes what it can have at once.
         cache_dir=cache if cache.is_dir() else None,
-        engine=functools.partial(Engine, choice=settings.analyze.engine),
+        engine=functools.partial(_WhenNeeded, choice=settings.analyze.engine),
     )
-    count = 0
-    for line in _lines(analyzer, list(files_of(arguments.paths)), arguments.model):
-        count += 1
+    for line in _lines(analyzer, paths, arguments.model):
         print(json.dumps(line, ensure_ascii=False) if arguments.json else _readable(line), flush=True)
-    if not count:
-        raise CxrNodeError("no file found in the paths given")
     return 0
+
+
+class _WhenNeeded(Engine):
+    """An engine that starts with the first image for its model: of the configured models most calls need one."""
+
+    def __init__(self, package: ModelPackage, **options: Any) -> None:
+        self.package = package
+        self._options: dict[str, Any] | None = options
+
+    def scores(self, batch: np.ndarray) -> np.ndarray:
+        if self._options is not None:
+            options, self._options = self._options, None
+            super().__init__(self.package, **options)
+        return super().scores(batch)
 
 
 def _lines(analyzer: Analyzer, paths: list[Path], model: str | None) -> Iterator[dict[str, Any]]:

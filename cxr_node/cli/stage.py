@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -42,7 +43,12 @@ def run_stage(settings: Settings, arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if not arguments.parent and settings.node.metrics_port:
             stack.enter_context(own_metrics(settings))
-        run = getattr(importlib.import_module(f"cxr_node.{stage}"), f"run_{stage}")
+        # What loading makes stays: to look through it for what does not takes an eighth of the start.
+        gc.disable()
+        try:
+            run = getattr(importlib.import_module(f"cxr_node.{stage}"), f"run_{stage}")
+        finally:
+            gc.enable()
         run(settings, stop)
     log.info("stage_stopped", pid=os.getpid())
     return 0

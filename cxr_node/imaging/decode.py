@@ -243,7 +243,9 @@ def _pixel_bytes(dataset: Dataset) -> bytes:
         raise UnreadablePixels(f"{name('PixelData')} does not read") from error
     if not data:
         raise UnreadablePixels(f"{name('PixelData')} is empty")
-    return bytes(data)
+    if not isinstance(data, bytes):
+        raise UnreadablePixels(f"{name('PixelData')} holds no bytes, found VR {dataset['PixelData'].VR}")
+    return data
 
 
 def _within_bits_stored(pixels: np.ndarray, description: PixelDescription) -> np.ndarray:

@@ -13,7 +13,15 @@ from cxr_node.errors import UnreadablePixels
 MAXIMUM_PIXELS = 40_000_000
 
 # What pydicom raises for a value that its VR does not allow.
-UNCONVERTIBLE = (BytesLengthException, ValueError, TypeError, AttributeError, LookupError, OverflowError)
+UNCONVERTIBLE = (
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    NotImplementedError,  # a value representation that there is not
+)
 
 
 @dataclass(frozen=True)

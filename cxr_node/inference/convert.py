@@ -55,6 +55,25 @@ def convert(package: ModelPackage, cache_dir: Path) -> None:
 def export(package: ModelPackage, folder: Path) -> Any:
     """Write the SavedModel of a package and return the module that it was made of."""
     tensorflow = load_tensorflow()
+    module, model = _traced(package)
+    rows, columns = package.manifest.preprocess.size
+    tensorflow.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+
+    @tensorflow.function(input_signature=[tensorflow.TensorSpec((1, rows, columns, 1), tensorflow.float32, "images")])
+    def one(images: Any) -> Any:
+        return model(images, training=False)
+
+    module.one = one  # after saving: LiteRT's form, of one image, which XNNPACK takes as a whole
+    return module
+
+
+def traced(package: ModelPackage) -> Any:
+    """Return the module that `export` would write, for who wants its scores and not the file."""
+    return _traced(package)[0]
+
+
+def _traced(package: ModelPackage) -> tuple[Any, Any]:
+    tensorflow = load_tensorflow()
     model = build_network(package)
     rows, columns = package.manifest.preprocess.size
 
@@ -64,16 +83,10 @@ def export(package: ModelPackage, folder: Path) -> Any:
     def serve(images: Any) -> dict[str, Any]:
         return {"scores": model(images, training=False)}
 
-    @tensorflow.function(input_signature=[tensorflow.TensorSpec((1, rows, columns, 1), tensorflow.float32, "images")])
-    def one(images: Any) -> Any:
-        return model(images, training=False)
-
     module = tensorflow.Module()
     module.model_variables = [variable.value for variable in model.variables]
     module.serve = serve
-    tensorflow.saved_model.save(module, str(folder), signatures={"serving_default": serve})
-    module.one = one  # after saving: LiteRT's form, of one image, which XNNPACK takes as a whole
-    return module
+    return module, model
 
 
 def _litert(

@@ -23,6 +23,7 @@ from cxr_node.inference.runners import (
     OutOfMemory,
     Runner,
     SavedModelRunner,
+    UnsavedRunner,
     batch_sizes,
 )
 from cxr_node.log import get_logger
@@ -48,8 +49,9 @@ class Engine:
     Parameters
     ----------
     package : verified, see `load_package`
-    cache_dir : where conversions are kept for the next start; None makes a folder of its own, deleted once the network
-        is loaded, and takes the SavedModel, for a conversion that is used once is not worth its time
+    cache_dir : where conversions are kept for the next start; None takes the SavedModel's function without the file,
+        for a conversion that is used once is not worth its time. What needs files then, LiteRT if it was chosen or a
+        GPU, makes a folder of its own, deleted with its use
     choice : `analyze.engine` of node.toml
     batch : most images in one call, on a GPU those that are warmed
     threads : of LiteRT, None: as many as this process has cores
@@ -196,11 +198,9 @@ class Engine:
             return runner
         if self._cache_dir is not None:
             return SavedModelRunner(self._made(SAVED_MODEL).folder, CPU)
-        from cxr_node.inference.convert import export
+        from cxr_node.inference.convert import traced
 
-        with tempfile.TemporaryDirectory(prefix="cxr-node-model-") as scratch:
-            export(self.package, Path(scratch) / SAVED_MODEL)
-            return SavedModelRunner(Path(scratch) / SAVED_MODEL, CPU)
+        return UnsavedRunner(traced(self.package))
 
     def _lite(self) -> Runner | None:
         """Return LiteRT with the package, None where its scores are not those of the SavedModel."""

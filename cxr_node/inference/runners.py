@@ -117,6 +117,23 @@ class SavedModelRunner:
         return "/GPU:0" if self.device == GPU and self.sees_gpu() else "/CPU:0"
 
 
+class UnsavedRunner(SavedModelRunner):
+    """The function of a SavedModel as it was traced, on the CPU, where nobody keeps the file: to write and to read it
+    takes longer than to make it.
+
+    Parameters
+    ----------
+    module : see `convert.traced`
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._tensorflow = load_tensorflow()
+        self.device = CPU
+        self._module = module
+        with self._tensorflow.device(self._place()):
+            self._serve = module.serve.get_concrete_function()
+
+
 class LiteRtRunner:
     """LiteRT's interpreter with XNNPACK, one image at a time: a batch gains nothing on a CPU, and costs memory.
 

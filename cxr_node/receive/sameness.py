@@ -7,9 +7,11 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRBigEndian
 
 from cxr_node.imaging import read_header
+from cxr_node.imaging.description import UNCONVERTIBLE
 
 # What compression changes in a header (PS3.5 8.2): not a difference when an object comes in another transfer syntax.
 _OF_ENCODING = frozenset({0x00080005, 0x00280006, 0x00282110, 0x00282112, 0x00282114})
@@ -67,19 +69,23 @@ def _is_monochrome(*values: Any) -> bool:
 def _may_have_same_pixels(path: Path, stored_path: Path) -> bool:
     """Whether the pixels are the same bytes; True where one is compressed otherwise, which only decoding could tell.
 
-    Reads both into memory: only an object whose header is equal and whose bytes are not comes here.
+    Reads both into memory: only an object whose header is equal and whose bytes are not comes here. What the library
+    cannot read is not the same: it is kept beside the other, and nothing is lost.
     """
-    one, other = pydicom.dcmread(path, force=True), pydicom.dcmread(stored_path, force=True)
-    syntaxes = [UID(item.file_meta.get("TransferSyntaxUID", "")) for item in (one, other)]
-    compressed = [syntax.is_transfer_syntax and syntax.is_encapsulated for syntax in syntaxes]
-    if syntaxes[0] != syntaxes[1] and any(compressed):
-        return True
-    return _little_endian_pixels(one) == _little_endian_pixels(other)
+    try:
+        one, other = pydicom.dcmread(path, force=True), pydicom.dcmread(stored_path, force=True)
+        syntaxes = [UID(str(item.file_meta.get("TransferSyntaxUID") or "")) for item in (one, other)]
+        compressed = [syntax.is_transfer_syntax and syntax.is_encapsulated for syntax in syntaxes]
+        if syntaxes[0] != syntaxes[1] and any(compressed):
+            return True
+        return _little_endian_pixels(one) == _little_endian_pixels(other)
+    except (*UNCONVERTIBLE, EOFError, InvalidDicomError):
+        return False
 
 
-def _little_endian_pixels(dataset: Dataset) -> bytes | None:
+def _little_endian_pixels(dataset: Dataset) -> Any:
     pixels = dataset.get("PixelData")
-    if pixels is None or dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRBigEndian:
+    if not isinstance(pixels, bytes) or dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRBigEndian:
         return pixels
     swapped = bytearray(pixels)
     if dataset["PixelData"].VR == "OW" and len(swapped) % 2 == 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHARED_DATA
-from tests.system.conftest import with_own_uids
+from tests.system.conftest import Node, with_own_uids
 
 pytestmark = [pytest.mark.peer("storescu", "dcmsend"), pytest.mark.real_data]
 
@@ -51,6 +51,17 @@ def test_every_file_of_the_table_has_its_expectation():
         assert sorted(row["file"] for row in csv.DictReader(handle)) == sorted(EXPECTED)
 
 
+@pytest.fixture(scope="module")
+def research(tmp_path_factory):
+    """A node of profile research; studies do not disturb one another."""
+    node = Node(tmp_path_factory.mktemp("research"), profile="research")
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+
+
 def _dcmsend(node, *paths):
     """Send with DCMTK's dcmsend, which proposes for each file the transfer syntax it has."""
     done = subprocess.run(
@@ -65,9 +76,9 @@ def _dcmsend(node, *paths):
 
 @pytest.mark.requirement("SRS-ANA-001", "SRS-RCV-001")
 @pytest.mark.timeout(300)
-def test_every_file_sent_with_storescu_is_handled_as_its_table_suggests(start_node, tmp_path, shared_data):
+def test_every_file_sent_with_storescu_is_handled_as_its_table_suggests(research, tmp_path, shared_data):
     """Files 1, 4, 5 and 6 share a SOP Instance UID, and so do the MONOCHROME twins: each is sent under its own."""
-    node = start_node(profile="research")
+    node = research
     sent = {}
     for name in EXPECTED:
         path = tmp_path / name
@@ -103,9 +114,9 @@ def test_the_strict_profile_takes_no_secondary_capture(start_node, tmp_path, sha
 
 
 @pytest.mark.requirement("SRS-ANA-003")
-def test_age_decides_which_model_looks(start_node, tmp_path, shared_data):
+def test_age_decides_which_model_looks(research, tmp_path, shared_data):
     """A child's chest scored by an adult model is a hazard, and the other way round."""
-    node = start_node(profile="research")
+    node = research
     source = shared_data / "dicom" / "RG1_J2KI.dcm"
     uids = {}
     for age in ("040Y", "018Y", "005Y", "001Y", "013M", "017Y", "006Y", "006M"):

@@ -14,6 +14,7 @@ import pytest
 from cxr_node.cli.phantom import draw_phantom, phantom_dataset
 from tests.conftest import ROOT
 from tests.system.conftest import Node
+from trainer.cli import main
 
 DRAWINGS = 22  # half of them with haze
 
@@ -49,16 +50,30 @@ body_parts = ["CHEST"]
 """
 
 
-def train_command(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=150,
-    )
-    assert done.returncode == 0, f"cxr-train {arguments[0]}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
-    return done.stdout
+@pytest.fixture
+def train_command(capsys, monkeypatch):
+    """Return a function that runs a command of `cxr-train` as the program does and returns what it said.
+
+    In this process: of eight programs one after the other each would load TensorFlow anew, which takes longer than what
+    it does with it. `as_program` starts one all the same.
+    """
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")  # as the program sets it; here it must not stay
+
+    def run(*arguments, as_program=False):
+        given = [str(argument) for argument in arguments]
+        if as_program:
+            done = subprocess.run(
+                [sys.executable, "-m", "trainer.cli", *given], capture_output=True, text=True, cwd=ROOT, timeout=150
+            )
+            status, said, complaint = done.returncode, done.stdout, done.stderr
+        else:
+            capsys.readouterr()
+            status = main(given)
+            said, complaint = capsys.readouterr()
+        assert status == 0, f"cxr-train {given[0]}: {said[-2000:]}{complaint[-3000:]}"
+        return said
+
+    return run
 
 
 def write_cohort(data, count=110):
@@ -92,7 +107,7 @@ def write_cohort(data, count=110):
 
 @pytest.mark.requirement("SRS-TRN-013")
 @pytest.mark.timeout(400)
-def test_pictures_become_a_package_that_the_node_serves(tmp_path):
+def test_pictures_become_a_package_that_the_node_serves(tmp_path, train_command):
     """Every step is one command, each leaves files for people and programs, and the last thing is a flagged study."""
     data, out = tmp_path / "data", tmp_path / "out"
     write_cohort(data)
@@ -115,6 +130,7 @@ def test_pictures_become_a_package_that_the_node_serves(tmp_path):
         "0.2",
         "--out",
         split,
+        as_program=True,
     )
     assert "train 6" in said
     run = out / "runs" / "phantoms"
@@ -135,18 +151,20 @@ def test_pictures_become_a_package_that_the_node_serves(tmp_path):
     node.start()
     try:
         rng = np.random.default_rng(3)
-        sent = {}
+        drawn = {}
         for opacity in (0.0, 1.0):
-            dataset = phantom_dataset(datetime.now(UTC), rng, opacity=opacity, accession_number=f"T{opacity:.0f}")
-            path = tmp_path / f"{opacity:.0f}.dcm"
-            dataset.save_as(path, enforce_file_format=True)
-            subprocess.run(
-                [sys.executable, "-m", "cxr_node", "send", "--to", f"CXR_NODE@127.0.0.1:{node.port}", str(path)],
-                check=True,
-                cwd=ROOT,
-                timeout=60,
+            drawn[opacity] = phantom_dataset(
+                datetime.now(UTC), rng, opacity=opacity, accession_number=f"T{opacity:.0f}"
             )
-            sent[opacity] = node.wait_for(dataset.StudyInstanceUID)
+            drawn[opacity].save_as(tmp_path / f"{opacity:.0f}.dcm", enforce_file_format=True)
+        subprocess.run(
+            [sys.executable, "-m", "cxr_node", "send", "--to", f"CXR_NODE@127.0.0.1:{node.port}"]
+            + [str(tmp_path / name) for name in ("0.dcm", "1.dcm")],
+            check=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+        sent = {opacity: node.wait_for(dataset.StudyInstanceUID) for opacity, dataset in drawn.items()}
     finally:
         node.stop()
     assert [study["status"] for study in sent.values()] == ["analysed", "analysed"], sent

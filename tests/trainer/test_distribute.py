@@ -21,7 +21,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-data, config_file, out, distribute, devices = sys.argv[1:]
+data, config_file, out, devices, *choices = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
 from trainer.architectures import ARCHITECTURES
@@ -39,13 +39,17 @@ def plain(size, findings, *, dropout=0.0):
 
 ARCHITECTURES["tiny"] = plain
 config = load_config(config_file)
-settings = replace(config.training, distribute=distribute, learning_rate=0.001)
-train(replace(config, training=settings), COHORTS["kermany"](Path(data)), Path(out))
+for choice in choices:
+    name, _, distribute = choice.partition(":")
+    settings = replace(config.training, distribute=distribute, learning_rate=0.001)
+    train(replace(config, training=settings), COHORTS["kermany"](Path(data)), Path(out, name))
+    keras.utils.clear_session()
 """
 
 
-def command(drawn_data, config_file, out, distribute, devices):
-    return [sys.executable, "-c", PROGRAM, str(drawn_data), str(config_file), str(out), distribute, str(devices)]
+def command(drawn_data, config_file, out, devices, *choices):
+    """Return a program that makes the runs, each given as NAME:DISTRIBUTE, one after the other."""
+    return [sys.executable, "-c", PROGRAM, str(drawn_data), str(config_file), str(out), str(devices), *choices]
 
 
 def free_ports(count):
@@ -68,11 +72,11 @@ def test_two_devices_and_two_workers_learn_what_one_learns(drawn_data, config_fi
     base = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "CUDA_VISIBLE_DEVICES": ""}
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     runs = {
-        "one": (command(drawn_data, config_file, tmp_path / "one", "none", 1), base),
-        "mirrored": (command(drawn_data, config_file, tmp_path / "mirrored", "mirrored", 2), base),
+        # One process for both: most of its time goes into loading TensorFlow. A run alone uses the first device only.
+        "here": (command(drawn_data, config_file, tmp_path, 2, "one:none", "mirrored:mirrored"), base),
         **{
             f"worker-{index}": (
-                command(drawn_data, config_file, tmp_path / f"worker-{index}", "multi-worker", 1),
+                command(drawn_data, config_file, tmp_path, 1, f"worker-{index}:multi-worker"),
                 {
                     **base,
                     "TF_CONFIG": json.dumps(

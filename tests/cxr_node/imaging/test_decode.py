@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import DataElement, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.tag import Tag
 from pydicom.uid import (
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
@@ -214,6 +216,27 @@ def test_a_codec_overshoot_is_clipped_to_bits_stored():
 def test_a_contradiction_is_named_with_what_was_found_and_expected(attributes, message):
     """The person who mends the sender reads this."""
     assert _refused(make_radiograph_dataset(PIXELS, **attributes)) == message
+
+
+@pytest.mark.parametrize(
+    ("element", "message"),
+    [
+        (
+            RawDataElement(Tag("SamplesPerPixel"), "ZZ", 2, b"\1\0", 0, False, True),
+            "(0028,0002) Samples per Pixel holds no value of its kind",
+        ),
+        (
+            DataElement(Tag("PixelData"), "US", [700, 800]),
+            "(7FE0,0010) Pixel Data holds no bytes, found VR US",
+        ),
+    ],
+    ids=["a value representation that there is not", "numbers for bytes"],
+)
+def test_a_value_of_another_kind_is_named(element, message):
+    """Found by the fuzzer: both ended the reader with an error of the library."""
+    dataset = make_radiograph_dataset(PIXELS)
+    dataset[element.tag] = element
+    assert _refused(dataset) == message
 
 
 @pytest.mark.parametrize("absent", ["SamplesPerPixel", "HighBit", "PixelRepresentation"])

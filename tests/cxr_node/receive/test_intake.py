@@ -20,8 +20,10 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
+from cxr_node.imaging import read_header
 from cxr_node.receive.intake import Accepted, Intake, Requested
 from cxr_node.receive.records import Sender
+from cxr_node.receive.sameness import is_same
 from cxr_node.receive.statuses import Answer
 from storage import Database, Doorbell, InstanceFiles, audit, instances, jobs, studies
 from storage.errors import StorageBusy, StorageFull
@@ -174,6 +176,19 @@ def test_a_different_object_under_a_known_uid_is_kept_apart_and_reported(desk, c
     assert (event.event, event.actor) == ("conflicting_instance", "OTHER")
     assert desk.accept(other).status == 0x0000
     assert len(desk.stored()) == 2
+
+
+@pytest.mark.requirement("SRS-RCV-005")
+def test_an_object_whose_syntax_cannot_be_told_is_compared_by_its_pixels(tmp_path):
+    """Found by the fuzzer: a Transfer Syntax UID of two values ended the comparison with an error of the library."""
+    stored, sent = tmp_path / "stored.dcm", tmp_path / "sent.dcm"
+    stored.write_bytes(to_part_10(make_radiograph_dataset(make_pixels(), **UIDS)))
+    for pixels, expected in ((make_pixels(), True), (make_pixels()[::-1].copy(), False)):
+        data = to_part_10(make_radiograph_dataset(pixels, **UIDS))
+        odd = data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\\1\0", 1)
+        assert odd != data
+        sent.write_bytes(odd + b"\0\0")
+        assert is_same(read_header(sent), sent, stored, has_same_syntax=True) is expected
 
 
 @pytest.mark.requirement("SRS-RCV-005")
