@@ -16,6 +16,7 @@ from cxr_node.findings.priority import rank_of
 from cxr_node.reporting import Device, Notice, read_notice
 from cxr_node.settings import Destination
 from storage import Database, InstanceFiles, deliveries, instances, jobs, results, studies
+from tests.databases import migrated
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DEVICE = Device("cxr-node", "cxr-node project", "cxr-node", "1", "0.1.0", "2.25.1")
@@ -197,7 +198,6 @@ class Line:
 
 @pytest.fixture
 def line(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield Line(database, InstanceFiles(tmp_path / "files"))
     database.dispose()

@@ -21,10 +21,11 @@ from cxr_node.findings import ImageReference
 from cxr_node.inference import ModelPackage
 from cxr_node.inference.package import IntendedUse
 from cxr_node.settings import Settings
-from storage import Database, drops, jobs
+from storage import drops, jobs
 from storage.drops import DropFolder
 from tests.builders import make_radiograph_dataset, to_part_10
 from tests.cxr_node.inference.conftest import make_manifest
+from tests.databases import migrated
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RANDOM = np.random.default_rng(7).bytes(4096)
@@ -268,8 +269,7 @@ class Bench:
     def __init__(self, root: Path, profile: str, monkeypatch) -> None:
         self.settings = Settings.model_validate({"base_dir": str(root), "node": {"profile": profile}})
         self.settings.data_dir.mkdir()
-        self.database = Database(self.settings.database_url)
-        self.database.migrate()
+        self.database = migrated(self.settings.database_url)
         self.folder = DropFolder(self.settings.data_dir / "drops")
         analyzer = Analyzer(PACKAGES, profile=profile, engine=Brightness)
         monkeypatch.setattr(drops_module, "Apart", lambda function: function)

@@ -12,10 +12,11 @@ from cxr_node.analyze.stage import AnalyzeStage
 from cxr_node.errors import PackageError
 from cxr_node.inference import load_package
 from cxr_node.settings import Settings
-from storage import Database, Doorbell, InstanceFiles, audit, jobs, model_changes, studies
+from storage import Doorbell, InstanceFiles, audit, jobs, model_changes, studies
 from storage.studies import PatientContext
 from tests.cxr_node.analyze.conftest import DEVICE, NOON
 from tests.cxr_node.inference.conftest import make_manifest, tiny_network, write_manifest  # noqa: F401  # a fixture
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-ADM-204")
 
@@ -64,8 +65,7 @@ class Site:
             {"base_dir": str(folder), "node": {"data_dir": str(folder)}, "analyze": {"models": ["old"]}}
         )
         self.packages = folder / "packages"
-        self.database = Database(self.settings.database_url)
-        self.database.migrate()
+        self.database = migrated(self.settings.database_url)
 
     def models(self, engine=FixedEngine):
         return Models(self.settings, self.database, engine=engine, now=lambda: NOON)

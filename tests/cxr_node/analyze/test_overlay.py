@@ -8,11 +8,12 @@ from cxr_node.analyze.analyzer import Analyzer
 from cxr_node.analyze.overlay import LONGEST_SIDE, Overlays
 from cxr_node.inference import ModelPackage
 from cxr_node.settings import Settings
-from storage import Database, InstanceFiles, heat_maps, instances, jobs
+from storage import InstanceFiles, heat_maps, instances, jobs
 from storage.heat_maps import HeatMap
 from tests.builders import make_pixels, make_radiograph_dataset, to_part_10
 from tests.cxr_node.analyze.conftest import NOON
 from tests.cxr_node.inference.conftest import make_manifest
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-STU-007")
 
@@ -33,8 +34,7 @@ class Brightness:
 
 @pytest.fixture
 def database(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield opened
     opened.dispose()
 

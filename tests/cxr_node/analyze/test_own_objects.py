@@ -9,8 +9,9 @@ from pydicom import dcmread
 from cxr_node.analyze.study import load_study
 from cxr_node.imaging import is_image
 from cxr_node.reporting import encode
-from storage import Database, InstanceFiles, instances, jobs, results, studies
+from storage import InstanceFiles, instances, jobs, results, studies
 from tests.builders import make_material, make_objects, make_radiograph_dataset, to_part_10
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-RPT-102")
 
@@ -19,8 +20,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield database
     database.dispose()
 

@@ -22,6 +22,7 @@ from storage.manifests import COMPLETED, DISCONTINUED, IN_PROGRESS, Listed
 from storage.orders import MWL, Order
 from tests.cxr_node.analyze.conftest import UID, WAIT_S, Line
 from tests.cxr_node.orders.messages import orm
+from tests.databases import migrated
 
 PRIORITIES = tuple(str(priority) for priority in OrderedPriority)
 CODES = ("S", "A", "R", "T", "", "LOW")
@@ -68,8 +69,7 @@ class _Ris:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("template") / "node.db"
-    database = Database(f"sqlite:///{path}")
-    database.migrate()
+    database = migrated(f"sqlite:///{path}")
     database.dispose()
     return path
 

@@ -25,9 +25,10 @@ from cxr_node.inference import BUILTIN, ModelPackage, find_package
 from cxr_node.reporting import TOLD_OF_EXCLUDED, Device
 from cxr_node.settings import Settings
 from cxr_node.work import Worker
-from storage import Database, Doorbell, InstanceFiles, instances, jobs, results, studies
+from storage import Doorbell, InstanceFiles, instances, jobs, results, studies
 from tests.builders import make_radiograph_dataset
 from tests.cxr_node.analyze.test_drops import Brightness, chest
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -103,8 +104,7 @@ class Site:
 
     def __init__(self, folder: Path, readers: Readers) -> None:
         self.settings = Settings.model_validate({"base_dir": str(folder)})
-        self.database = Database(self.settings.database_url)
-        self.database.migrate()
+        self.database = migrated(self.settings.database_url)
         self.files = InstanceFiles(self.settings.instances_dir)
         self.analyzer = Analyzer(PACKAGES, profile="triage", engine=Brightness)
         stage = AnalyzeStage(self.settings, self.database, self.files, lambda: self.analyzer, DEVICE, readers)

@@ -12,10 +12,11 @@ from cxr_node.analyze.apart import CallFailed
 from cxr_node.analyze.side import NICENESS, Bench, SideKind, side_work
 from cxr_node.clock import utc_now
 from cxr_node.settings import Settings
-from storage import Database, InstanceFiles, drops, jobs
+from storage import InstanceFiles, drops, jobs
 from storage.drops import DropFolder
 from tests.builders import to_part_10
 from tests.cxr_node.analyze.test_drops import PACKAGES, Brightness, chest_dataset
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 pytestmark = pytest.mark.requirement("SRS-DRP-007")
@@ -25,8 +26,7 @@ pytestmark = pytest.mark.requirement("SRS-DRP-007")
 def bench(tmp_path):
     settings = Settings.model_validate({"base_dir": str(tmp_path)})
     settings.data_dir.mkdir()
-    database = Database(settings.database_url)
-    database.migrate()
+    database = migrated(settings.database_url)
     analyzer = Analyzer(PACKAGES, profile="triage", engine=Brightness)
     yield Bench(settings, database, InstanceFiles(settings.instances_dir), lambda: analyzer)
     database.dispose()

@@ -14,8 +14,9 @@ from cxr_node.findings import ImageAnalysis, ImageReference, Score, StudyOutcome
 from cxr_node.imaging import is_image
 from cxr_node.reporting import Device
 from cxr_node.settings import Destination
-from storage import Database, InstanceFiles, deliveries, instances, jobs, results, studies
+from storage import InstanceFiles, deliveries, instances, jobs, results, studies
 from storage.results import Result
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-ANA-002")
 
@@ -26,8 +27,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture
 def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield database
     database.dispose()
 

@@ -10,7 +10,8 @@ from cxr_node.cli.alive import NoSignOfLife, alive
 from cxr_node.cli.service_manager import Watchdog, notify, watchdog_every_s
 from cxr_node.clock import utc_now
 from cxr_node.settings import load_settings
-from storage import Database, heartbeats
+from storage import heartbeats
+from tests.databases import migrated
 
 HERE = socket.gethostname()
 
@@ -25,8 +26,7 @@ def settings(tmp_path):
 
 def beat(settings, stage, process, ago_s):
     """Write one sign of life."""
-    database = Database(settings.database_url)
-    database.migrate()
+    database = migrated(settings.database_url)
     seen = utc_now() - timedelta(seconds=ago_s)
     with database.begin() as connection:
         heartbeats.beat(connection, stage, process, started_at=seen, now=seen, detail={})

@@ -7,9 +7,10 @@ from sqlalchemy import delete, update
 
 from cxr_node.cli import main
 from cxr_node.clock import utc_now
-from storage import Database, audit, audit_chain
+from storage import audit, audit_chain
 from storage.audit_tables import audit_seals
 from storage.tables import audit_events
+from tests.databases import migrated
 
 
 @pytest.fixture
@@ -29,8 +30,7 @@ def run(tmp_path, capsys):
 @pytest.fixture
 def database(tmp_path):
     """The database of that node, with three sealed entries."""
-    opened = Database(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
     for number in range(3):
         with opened.begin() as connection:
             audit.record(connection, "study_read", actor="ann", now=utc_now(), detail={"n": number})

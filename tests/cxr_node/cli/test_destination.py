@@ -7,7 +7,8 @@ from cxr_node.cli.doctor import _destinations
 from cxr_node.clock import utc_now
 from cxr_node.errors import CxrNodeError
 from cxr_node.settings import load_settings
-from storage import Database, audit, deliveries, destination_states, results
+from storage import audit, deliveries, destination_states, results
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-CLI-201")
 
@@ -27,8 +28,7 @@ def config(tmp_path):
 @pytest.fixture
 def database(tmp_path):
     (tmp_path / "var").mkdir()
-    opened = Database(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
     yield opened
     opened.dispose()
 

@@ -7,7 +7,8 @@ from io import StringIO
 import pytest
 
 from cxr_node.cli import main
-from storage import Database, feedback, results
+from storage import feedback, results
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-CLI-301")
 
@@ -19,8 +20,7 @@ def config(tmp_path):
     path = tmp_path / "node.toml"
     path.write_text("[node]\nprofile = 'triage'\n")
     (tmp_path / "var").mkdir()
-    database = Database(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
     with database.begin() as connection:
         for number in range(3):
             result = results.add(

@@ -11,7 +11,8 @@ import pytest
 from cxr_node.cli import first
 from cxr_node.cli.serve import Supervisor
 from cxr_node.settings import Settings, load_settings
-from storage import Database, heartbeats
+from storage import heartbeats
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 pytestmark = pytest.mark.requirement("SRS-RCV-905")
@@ -99,8 +100,7 @@ def test_signs_of_an_intake_that_runs_already_are_not_forgotten(settings, tmp_pa
     from cxr_node.clock import utc_now
     from cxr_node.work.heartbeat import process_name
 
-    database = Database(settings.database_url)
-    database.migrate()
+    database = migrated(settings.database_url)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         with database.begin() as connection:
             for pid in (process.pid, 1):

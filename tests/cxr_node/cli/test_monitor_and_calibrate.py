@@ -10,8 +10,9 @@ from sqlalchemy import insert
 
 from cxr_node.cli import main
 from cxr_node.inference import BUILTIN, load_package
-from storage import Database, audit, model_changes, monitoring, tables
+from storage import audit, model_changes, monitoring, tables
 from storage.monitoring import Monitor
+from tests.databases import migrated
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PACKAGE = "pneumonia-adult"
@@ -23,8 +24,7 @@ def site(tmp_path):
     path = tmp_path / "node.toml"
     path.write_text(f'[analyze]\nmodels = ["{PACKAGE}"]\n')
     (tmp_path / "var").mkdir()
-    database = Database(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
     package = load_package(BUILTIN / PACKAGE)
     rng = np.random.default_rng(1)
     values = np.concatenate([rng.beta(5, 2, 100), rng.beta(2, 5, 300)])

@@ -12,6 +12,7 @@ from storage.deliveries import COMMITTED, DELIVERED, SCHEDULED
 from storage.studies import BACKFILL
 from storage.tables import deliveries, instances, predictions, results, studies
 from storage.turnaround import reading_minutes, received, turnarounds
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-TRI-010")
 
@@ -32,8 +33,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def database(config):
-    found = Database(f"sqlite:///{config.parent / 'var' / 'cxr-node.db'}")
-    found.migrate()
+    found = migrated(f"sqlite:///{config.parent / 'var' / 'cxr-node.db'}")
     yield found
     found.dispose()
 

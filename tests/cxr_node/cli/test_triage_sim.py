@@ -10,8 +10,8 @@ from cxr_node.cli import main
 from cxr_node.cli.triage_sim import measured
 from cxr_node.inference import load_package
 from cxr_node.inference.package import BUILTIN
-from storage import Database
 from storage.tables import studies
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-TRI-007")
 
@@ -31,8 +31,7 @@ def config(tmp_path):
 @pytest.fixture
 def log(config, tmp_path):
     """A database in which 40 studies came a minute apart and each was read in two."""
-    database = Database(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'var' / 'cxr-node.db'}")
     with database.begin() as connection:
         for number in range(40):
             at = NOON + timedelta(minutes=number)

@@ -10,9 +10,10 @@ from cxr_node.errors import SettingsError, SourceRefused, SourceUnavailable
 from cxr_node.fetch import Runner, parse_dates
 from cxr_node.fetch.query import Fetched
 from cxr_node.fetch.run import ATTEMPTS, IN_A_ROW, missing, only_one
-from storage import Database, backfills, instances, studies
+from storage import backfills, instances, studies
 from storage.backfills import COMPLETED, FAILED, FETCHED, FETCHING, PLANNED, SKIPPED
 from storage.studies import BACKFILL, PatientContext
+from tests.databases import migrated
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -62,8 +63,7 @@ def add_instance(connection, study, uid):
 
 @pytest.fixture
 def database(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield opened
     opened.dispose()
 

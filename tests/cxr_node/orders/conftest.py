@@ -5,15 +5,15 @@ from collections.abc import Callable
 import pytest
 
 from cxr_node.findings.priority import rank_of
-from storage import Database, Doorbell, jobs, studies
+from storage import Doorbell, jobs, studies
 from storage.studies import PatientContext
 from tests.cxr_node.orders.messages import NOON
+from tests.databases import migrated
 
 
 @pytest.fixture
 def database(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield opened
     opened.dispose()
 

@@ -14,6 +14,7 @@ from cxr_node.receive.scp import StorageScp
 from cxr_node.requestor import associate
 from cxr_node.settings import Settings, load_settings
 from storage import Database, Doorbell, InstanceFiles, instances, jobs, studies
+from tests.databases import migrated
 
 
 @dataclass
@@ -77,8 +78,7 @@ def start_receiver(tmp_path: Path) -> Iterator[Callable[..., Receiver]]:
             **{f"CXR_NODE__{key.upper()}": value for key, value in overrides.items()},
         }
         settings = load_settings(None, environment)
-        database = Database(settings.database_url)
-        database.migrate()
+        database = migrated(settings.database_url)
         files = InstanceFiles(settings.instances_dir)
         intake = Intake(
             database,

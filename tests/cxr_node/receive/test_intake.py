@@ -28,6 +28,7 @@ from cxr_node.receive.statuses import Answer
 from storage import Database, Doorbell, InstanceFiles, audit, instances, jobs, studies
 from storage.errors import StorageBusy, StorageFull
 from tests.builders import in_transfer_syntax, make_pixels, make_radiograph_dataset, to_part_10
+from tests.databases import migrated
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 QUIET_PERIOD_S = 60.0
@@ -39,8 +40,7 @@ class Desk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.database = Database(f"sqlite:///{root / 'db'}")
-        self.database.migrate()
+        self.database = migrated(f"sqlite:///{root / 'db'}")
         self.files = InstanceFiles(root / "instances")
         self.doorbell = Doorbell(root / "run")
         self.intake = self.make_intake()

@@ -13,11 +13,12 @@ from cxr_node.requestor import associate
 from cxr_node.settings import Caller
 from cxr_node.work import recorder as recorder_module
 from cxr_node.work.recorder import AUDITED_PER_MINUTE, MOST_CALLERS, Recorder
-from storage import Database, associations, audit, callers
+from storage import associations, audit, callers
 from storage.associations import ABORTED, ENDED, LOST, RELEASED, Association
 from storage.callers import ROWS_OF_AN_ADDRESS
 from storage.errors import StorageBusy
 from tests.builders import make_radiograph_dataset
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,8 +27,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 @pytest.fixture
 def database(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield opened
     opened.dispose()
 

@@ -15,14 +15,14 @@ from storage import Database, instances, jobs, manifests, studies
 from storage.errors import DuplicateInstance, StorageBusy
 from storage.manifests import Listed
 from storage.studies import PatientContext
+from tests.databases import migrated
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Any:
-    database = Database(f"sqlite:///{tmp_path / 'db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'db'}")
     yield database
     database.dispose()
 

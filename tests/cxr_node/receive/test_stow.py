@@ -20,9 +20,10 @@ from cxr_node.receive.web_server import WebServer, tls_context
 from cxr_node.settings import load_settings
 from cxr_node.tls import client_context, loop
 from cxr_node.work.recorder import Recorder
-from storage import Database, Doorbell, InstanceFiles, associations, audit, callers, instances, jobs, tokens
+from storage import Doorbell, InstanceFiles, associations, audit, callers, instances, jobs, tokens
 from tests.builders import make_radiograph_dataset, to_part_10
 from tests.certificates import Authority
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 BOUNDARY = "b0undary"
@@ -52,8 +53,7 @@ class Served:
                 **{f"CXR_NODE__{key.upper()}": value for key, value in overrides.items()},
             },
         )
-        self.database = Database(self.settings.database_url)
-        self.database.migrate()
+        self.database = migrated(self.settings.database_url)
         self.files = InstanceFiles(self.settings.instances_dir)
         self.intake = Intake(self.database, self.files, Doorbell(root / "run"), quiet_period_s=60.0, min_free_bytes=1e7)
         self.recorder = Recorder(self.database, gather_s=0.05)

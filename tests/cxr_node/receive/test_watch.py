@@ -11,8 +11,9 @@ from cxr_node.receive import watch as watch_module
 from cxr_node.receive.intake import Accepted, Intake
 from cxr_node.receive.statuses import OUT_OF_RESOURCES, Answer
 from cxr_node.receive.watch import FULL_PAUSE_S, TROUBLE_PAUSE_S, WatchedFolder
-from storage import Database, Doorbell, InstanceFiles, instances, jobs
+from storage import Doorbell, InstanceFiles, instances, jobs
 from tests.builders import make_radiograph_dataset, to_part_10
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 JPIP = "1.2.840.10008.1.2.4.94"
@@ -24,8 +25,7 @@ class Watched:
     def __init__(self, root: Path) -> None:
         self.path = root / "in"
         self.path.mkdir()
-        self.database = Database(f"sqlite:///{root / 'node.db'}")
-        self.database.migrate()
+        self.database = migrated(f"sqlite:///{root / 'node.db'}")
         self.files = InstanceFiles(root / "files")
         self.intake = Intake(self.database, self.files, Doorbell(root / "run"), quiet_period_s=60.0, min_free_bytes=1.0)
         self.seconds = 100.0

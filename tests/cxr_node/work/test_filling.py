@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from cxr_node.work import Worker
-from storage import Database, Doorbell, jobs
+from storage import Doorbell, jobs
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-INF-210")
 
@@ -15,8 +16,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield database
     database.dispose()
 

@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from cxr_node.work.heartbeat import beating
-from storage import Database, heartbeats
+from storage import heartbeats
+from tests.databases import migrated
 from tests.system.conftest import wait_until
 
 pytestmark = pytest.mark.requirement("SRS-ADM-105")
@@ -14,8 +15,7 @@ pytestmark = pytest.mark.requirement("SRS-ADM-105")
 
 @pytest.fixture
 def database(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    opened.migrate()
+    opened = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield opened
     opened.dispose()
 

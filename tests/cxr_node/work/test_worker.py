@@ -7,7 +7,8 @@ import pytest
 
 from cxr_node.errors import UnreadablePixels
 from cxr_node.work import Worker
-from storage import Database, Doorbell, audit, jobs
+from storage import Doorbell, audit, jobs
+from tests.databases import migrated
 
 pytestmark = pytest.mark.requirement("SRS-WRK-002")
 
@@ -16,8 +17,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    database.migrate()
+    database = migrated(f"sqlite:///{tmp_path / 'node.db'}")
     yield database
     database.dispose()
 

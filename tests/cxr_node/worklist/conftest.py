@@ -20,6 +20,7 @@ from cxr_node.worklist.web.access import COOKIE, CSRF_HEADER
 from cxr_node.worklist.web.app import create_app
 from storage import Database, deliveries, instances, jobs, results, sessions, studies, users
 from storage.studies import PatientContext
+from tests.databases import migrated
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -164,8 +165,7 @@ class Ward:
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a database file of the newest revision, to be copied."""
     path = tmp_path_factory.mktemp("worklist") / "node.db"
-    database = Database(f"sqlite:///{path}")
-    database.migrate()
+    database = migrated(f"sqlite:///{path}")
     database.dispose()
     return path
 
