@@ -254,7 +254,7 @@ def test_destinations_at_orthanc_test_as_they_are(site):
 
     assert test_of("pacs") == ""
     # A peer that resets the connection behind its rejection is told as one that closed it: the next try hears it.
-    wait_until(lambda: "does not go by the AE title PAX" in test_of("pacs", ae_title="PAX"), 20, "the rejection is told")
+    wait_until(lambda: "does not go by the AE title PAX" in test_of("pacs", ae_title="PAX"), 20, "it is rejected")
     if PLUGIN.exists():
         assert test_of("web") == ""
         assert "answered QIDO-RS with 401: it refuses these credentials" in test_of("stranger")
