@@ -31,6 +31,8 @@ log = get_logger("worklist")
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 
+# Presentation contexts; the conformance statement states these.
+SERVED = (Verification, ModalityWorklistInformationFind, UnifiedProcedureStepPush, *MODELS)
 IDLE_TIMEOUT_S = 60.0
 MAXIMUM_ASSOCIATIONS = 32
 _POLL_S = 0.1
@@ -60,7 +62,7 @@ class WorklistScp:
         self._callers = rows_of(settings.caller)
         self._server: Any = None
         self._thread: threading.Thread | None = None
-        for sop_class in (Verification, ModalityWorklistInformationFind, UnifiedProcedureStepPush, *MODELS):
+        for sop_class in SERVED:
             self._ae.add_supported_context(sop_class)
         self.port = 0
 

@@ -28,7 +28,7 @@ from cxr_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFI
 from cxr_node.receive.manifests import MANIFEST_CLASSES
 from cxr_node.reporting.fallback import SR_CLASSES
 from cxr_node.settings import Destination, Settings
-from cxr_node.worklist.find_scp import MODELS
+from cxr_node.worklist.dicom_scp import SERVED
 
 SCU, SCP = "SCU", "SCP"
 
@@ -121,7 +121,7 @@ def receive_contexts() -> tuple[Context, ...]:
 def worklist_contexts() -> tuple[Context, ...]:
     """Return what the port of the stage worklist accepts; see `worklist.dicom_scp.WorklistScp`."""
     ae = AE()
-    for sop_class in (Verification, ModalityWorklistInformationFind, UnifiedProcedureStepPush, *MODELS):
+    for sop_class in SERVED:
         ae.add_supported_context(sop_class)
     return _accepted(ae)
 
