@@ -44,6 +44,7 @@ def fuzz(target: Target, inputs: int, seed: int, keep: Path | None = None) -> di
     """Run one target and return its row; `defects` lists what may not happen."""
     rng, outcomes, defects = random.Random(f"{seed} {target.name}"), Counter[str](), []
     found, slowest, first = list(target.seeds()), 0.0, (0.0, 0, 0)
+    temporary = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="cxr-fuzz-") as name:
         started = time.monotonic()
         try:
@@ -73,6 +74,7 @@ def fuzz(target: Target, inputs: int, seed: int, keep: Path | None = None) -> di
         except Exception as error:  # noqa: BLE001  # whatever comes out is the finding
             defects.append(f"at the end: {type(error).__name__}: {error}")
             grown = (0.0, 0, 0)
+        tempfile.tempdir = temporary  # a stage has its own
         seconds = time.monotonic() - started
     if inputs >= 1000 and first[0] and (grown[0] > MOST_GROWTH_MB or grown[1] > 5 or grown[2] > 10):
         defects.append(f"grew by {grown[0]:.0f} MB, {grown[1]} threads, {grown[2]} descriptors")
