@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -86,21 +85,6 @@ PIXELMED_JAVA = " ".join(
         "-XX:+UseSerialGC",
     )
 )
-
-
-def pixelmed_errors(path: Path) -> list[str]:
-    """Return the errors that pixelmed's DicomSRValidator finds; its exit status is always 0."""
-    done = subprocess.run(
-        ["DicomSRValidator", str(path)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**os.environ, "JAVA_TOOL_OPTIONS": PIXELMED_JAVA},
-    )
-    output = done.stdout + done.stderr
-    assert "IOD validation complete" in output, output
-    assert "Found Root Template TID_1500" in output, output
-    return [line for line in output.splitlines() if line.startswith("Error")]
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def run_stage(settings: Settings, arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if not arguments.parent and settings.node.metrics_port:
             stack.enter_context(own_metrics(settings))
-        # What loading makes stays: to look through it for what does not takes an eighth of the start.
+        # What loading makes stays: to look through it for what does not would only delay the start.
         gc.disable()
         try:
             run = getattr(importlib.import_module(f"cxr_node.{stage}"), f"run_{stage}")
